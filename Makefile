@@ -13,7 +13,7 @@ CORE := $(shell find fastgate/_core -name "*.p[yx][xd]")
 # Where bytecode is not kept, each start compiles every module of the gateway: 0.3 s of processor time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts money-starts outage balance slow fuzz fuzz-api docs clean setup setup-test help explanations
+.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts money-starts outage balance slow testssl fuzz fuzz-api docs sdist wheel deb packages clean setup setup-test help explanations
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z -]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ $(VENV)/.test: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
+$(VENV)/.packages: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group packages
+	@touch $@
+
 $(VENV)/.bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --group bench
 	@touch $@
@@ -44,6 +49,7 @@ setup: $(VENV)/.run ## build the gateway into .venv
 
 setup-test: $(VENV)/.test
 	@tools/debian-packages test
+	@tools/identity-providers
 
 run: setup ## build, start on the embedded defaults with a demonstration, and say what to try
 	$(BIN)/fastgate demo
@@ -93,11 +99,16 @@ balance: $(VENV)/.test ## shares, ejection and return for each balancing policy,
 slow: $(VENV)/.test ## uploads, downloads, tunnels of five minutes and readers that pause, with the defaults
 	FASTGATE_SLOW_S=300 $(BIN)/python -m pytest tests/integration/test_slow_peers.py -v -s
 
+testssl: $(VENV)/.test ## every section of testssl.sh against a gateway: some minutes
+	@tools/debian-packages test
+	FASTGATE_TESTSSL=1 $(BIN)/python -m pytest tests/integration/test_testssl.py -v
+
 explanations: $(VENV)/.test ## 100,000 random requests: what `fastgate why` says and what the data plane does
 	FASTGATE_DRYRUN_CASES=100000 $(BIN)/python -m pytest tests/core/test_dry_run.py -v -s --timeout 7200
 
-fuzz: $(VENV)/.test ## the parser for ten minutes, then CONNECTIONS=10000000 connections under the address sanitizer
+fuzz: $(VENV)/.test ## the parsers for eleven minutes, then CONNECTIONS=10000000 connections under the address sanitizer
 	$(BIN)/python tests/fuzz/fuzz_http1.py --seconds 600
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_proxy.py --seconds 60
 	FASTGATE_EVERY_PAIR=1 tools/checked-build asan tests/core/test_states.py
 	tools/checked-build asan python tests/fuzz/fuzz_connections.py --connections $(CONNECTIONS) --processes $(PROCESSES)
 
@@ -107,6 +118,26 @@ fuzz-api: $(VENV)/.test ## a hundred cases for each operation of the control API
 docs: $(VENV)/.test ## generate the references in docs/
 	$(BIN)/python -m fastgate.docs_gen
 	$(BIN)/python -m fastgate.api.reference docs/control-api.md
+
+sdist: $(VENV)/.packages ## the source archive: dist/*.tar.gz
+	@rm -f dist/*.tar.gz
+	$(BIN)/python -m build --sdist --outdir dist . > /dev/null
+	@ls dist/*.tar.gz
+
+wheel: sdist ## wheels with OpenSSL inside, for every Python found: dist/*.whl
+	@rm -f dist/*.whl
+	tools/wheels
+	@ls dist/*.whl
+
+deb: sdist ## the Debian package: dist/*.deb
+	@tools/debian-packages deb
+	@rm -f dist/*.deb
+	tools/deb
+	@ls dist/*.deb
+
+packages: wheel deb $(VENV)/.test ## build every package; install, start, upgrade, remove them in Debian systems (as root)
+	@tools/debian-packages packages
+	$(BIN)/python -m pytest packages/tests -v --timeout 3600
 
 clean: ## remove what was built
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -80,7 +80,26 @@ if unknown := only - sources.keys():
 JOBS = len(os.sched_getaffinity(0))
 
 # What a module links besides libc.
-LIBRARIES = {"shared.credentials": ["crypto"], "io.libuv": ["dl"]}
+LIBSSL = [
+    "tls.callbacks",
+    "tls.choice",
+    "tls.contexts",
+    "tls.peer",
+    "io.tls",
+    "io.tls_bio",
+    "upstream.pool",
+]
+LIBRARIES = {
+    "exchange.basic_auth": ["crypto"],
+    "io.libuv": ["dl"],
+    "platform.openssl": ["crypto"],
+    "shared.credentials": ["crypto"],
+    "shared.lookup": ["crypto"],
+    "tokens.issuers": ["crypto"],
+    "tokens.signature": ["crypto"],
+    "tokens.verdicts": ["crypto"],
+    **{name: ["ssl", "crypto"] for name in LIBSSL},
+}
 
 Options.docstrings = True
 # A profile belongs to its object file's path: these three have the same C, at the same place.

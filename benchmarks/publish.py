@@ -23,7 +23,8 @@ from benchmarks.compare.schema import Budget, Report
 PROJECT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
 SHOWN = ("saturation", "windows", "half-load", "partial-load", "connection-per-request",
-         "upstreams-unix", "paid", "reload-10000", "idle", "sidecar")  # fmt: skip
+         "upstreams-unix", "paid", "reload-10000", "idle", "tls", "tls-handshakes", "tls-resumed",
+         "tls-upstream", "tls-idle", "tls-flood", "sidecar")  # fmt: skip
 HEADLINES = {
     "CPU per request, policies on / nginx": "CPU per request with key, rate limit, quota and log, "
     "against nginx with key, rate limit and log",

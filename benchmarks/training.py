@@ -1,11 +1,12 @@
 """The traffic that a trained build is made for (`make trained`, docs/benchmarks.md).
 
-    python -m benchmarks.training [REQUESTS]
+    python -m benchmarks.training [REQUESTS] [--tls]
 
 One engine, driven by hand in this process, so that its profile is written when the process ends; a
 client and an upstream in a process of their own. It is what gateways see, not what a benchmark
 sends: with and without a key, short and long answers, bodies with a length and in chunks, and what
-is refused. The log is drained on the way, as control does it.
+is refused. The log is drained on the way, as control does it. With `--tls`, clients speak TLS, over
+the same connections; the upstream does not.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import multiprocessing
 import os
 import select
 import socket
+import ssl
 import sys
 import threading
 
@@ -22,6 +24,11 @@ from fastgate._core.logs.drain import LogDrain, RecentRequests
 from fastgate._core.shared.credentials import CredentialIndex, key_digest
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import Snapshot
+from fastgate._core.tls import keyring
+from fastgate._core.tls.keyring import CertificateEntry, Keyring, ListenerTls, TicketKey
+from fastgate.certificates.pairs import read_pair
+from fastgate.certificates.self_signed import self_signed
+from fastgate.certificates.sources import Content
 from fastgate.config.compiler import compile_gateway
 from fastgate.config.slots import SlotBook
 from fastgate.model.codec import decode
@@ -29,6 +36,7 @@ from fastgate.model.gateway import Gateway
 
 CONNECTIONS = 32
 KEY = "a-key-for-the-training"
+LISTENER = "training"
 END = b"--end--"  # the last bytes of every body, either way
 
 _COMMON = "Host: api.example.com\r\nUser-Agent: training/1.0\r\nAccept: */*\r\n"
@@ -99,9 +107,20 @@ def serve(listener: socket.socket) -> None:
                 waiting[fd] = connection, request
 
 
-def ask(port: int, count: int) -> int:
+def connect(port: int, *, tls: bool) -> socket.socket:
+    """A client's connection."""
+    plain = socket.create_connection(("127.0.0.1", port))
+    if not tls:
+        return plain
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(plain, server_hostname="api.example.com")
+
+
+def ask(port: int, count: int, *, tls: bool) -> int:
     """Make `count` requests; returns how many were not answered as they should."""
-    connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
+    connections = [connect(port, tls=tls) for _ in range(CONNECTIONS)]
     wrong = 0
     for first in range(0, count, CONNECTIONS):
         asked = [REQUESTS[(first + i) // 3 % len(REQUESTS)] for i in range(CONNECTIONS)]
@@ -118,9 +137,33 @@ def ask(port: int, count: int) -> int:
     return wrong
 
 
-def outside(port: int, upstream: socket.socket, count: int, done: socket.socket) -> None:
+def outside(port: int, upstream: socket.socket, count: int, done: socket.socket, tls: bool) -> None:
     threading.Thread(target=serve, args=(upstream,), daemon=True).start()
-    done.sendall(b"%d" % ask(port, count))
+    done.sendall(b"%d" % ask(port, count, tls=tls))
+
+
+def secrets() -> Keyring:
+    """What TLS needs: one certificate for the listener."""
+    made = self_signed(["api.example.com"])
+    where = "the training's own"
+    pair = read_pair(Content(where, made.certificate), Content(where, made.key))
+    fd = keyring.write(
+        Keyring(
+            serial=1,
+            certificates=[
+                CertificateEntry(
+                    name="training", hosts=["api.example.com"],
+                    chain=[memoryview(der) for der in pair.chain], key=memoryview(pair.key),
+                )
+            ],
+            listeners=[ListenerTls(key=LISTENER, certificates=[0])],
+            tickets=[TicketKey(name=bytes(16), made=0, secret=memoryview(os.urandom(32)))],
+        )
+    )  # fmt: skip
+    try:
+        return keyring.read(fd)
+    finally:
+        os.close(fd)
 
 
 def configuration(upstream: int) -> dict[str, object]:
@@ -144,7 +187,7 @@ def configuration(upstream: int) -> dict[str, object]:
     }
 
 
-def train(count: int) -> tuple[int, int]:
+def train(count: int, *, tls: bool = False) -> tuple[int, int]:
     """Drive an engine through `count` requests: (records logged, requests answered wrongly)."""
     upstream = socket.create_server(("127.0.0.1", 0), backlog=256)
     listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -158,11 +201,13 @@ def train(count: int) -> tuple[int, int]:
     index = CredentialIndex.create(64)
     index.put(key_digest(KEY), index.set_consumer("trainee", identity=1), identity=2)
     engine.set_credentials(index)
-    engine.listen(listener.fileno(), "training")
+    if tls:
+        engine.set_keyring(secrets())
+    engine.listen(listener.fileno(), LISTENER)
     engine.install(snapshot, [])
     ours, theirs = socket.socketpair()
     process = multiprocessing.get_context("fork").Process(
-        target=outside, args=(listener.getsockname()[1], upstream, count, theirs)
+        target=outside, args=(listener.getsockname()[1], upstream, count, theirs, tls)
     )
     process.start()
     theirs.close()
@@ -188,7 +233,9 @@ def train(count: int) -> tuple[int, int]:
 
 def main(arguments: list[str]) -> int:
     """Run, say what was done, and fail when anything was answered wrongly."""
-    taken, wrong = train(int(arguments[0]) if arguments else 200_000)
+    tls = "--tls" in arguments
+    counts = [each for each in arguments if each != "--tls"]
+    taken, wrong = train(int(counts[0]) if counts else 200_000, tls=tls)
     print(f"{taken} requests, {wrong} answered wrongly")
     return 1 if wrong else 0
 

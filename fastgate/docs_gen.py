@@ -21,7 +21,7 @@ import click
 from msgspec import Meta
 
 from fastgate import settings
-from fastgate.errors import REASONS
+from fastgate.errors import OWN_STATUS, REASONS
 from fastgate.model.base import Model
 from fastgate.model.codec import encode
 from fastgate.model.gateway import Gateway
@@ -235,6 +235,8 @@ def reasons() -> str:
     titles = {"client": "the caller", "gateway": "the gateway", "upstream": "the upstream"}
     for reason in REASONS:
         status = str(reason.status) if reason.status else "no answer"
+        if reason.code in OWN_STATUS:
+            status = "a configured status"
         lines += [f"## {reason.code}", "", f"**{status}** · {reason.title}", "", reason.text, ""]
         facts = [f"to be fixed by {titles[reason.side]}"]
         if reason.status:

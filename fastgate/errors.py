@@ -124,6 +124,10 @@ class SnapshotError(FastGateError):
     """A compiled image is damaged, of another version, or larger than an image can be."""
 
 
+class KeyringError(FastGateError):
+    """A keyring cannot be read, or something in it cannot be used."""
+
+
 class SegmentError(FastGateError):
     """The shared segment cannot be created or mapped, or is of another version."""
 
@@ -169,7 +173,7 @@ def _r(
 
 
 REASONS: tuple[Reason, ...] = (
-    # 400. All close: if the head is ambiguous, so is the start of the next message.
+    # 400. Those about the head close: if it is ambiguous, so is the start of the next message.
     _r(
         1, "malformed_request", 400, "client", "Malformed request",
         "The request is not valid HTTP/1.1. Correct the message, or the client that sends it. The "
@@ -195,6 +199,17 @@ REASONS: tuple[Reason, ...] = (
         "the request target. Send exactly one Host with the name you are calling.",
         close=True,
     ),
+    _r(
+        5, "https_required", 400, "client", "HTTPS required",
+        "The request came unencrypted to an address that is served over HTTPS only. Send it to the "
+        "same address with https:// instead.",
+        close=True,
+    ),
+    _r(
+        6, "request_invalid", 400, "client", "Request not valid",
+        "The request does not match the description of this API. Correct what `errors` lists; the "
+        "same request will fail again.",
+    ),
     # 401
     _r(
         10, "credential_missing", 401, "client", "Credential required",
@@ -215,7 +230,7 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         14, "token_invalid", 401, "client", "Invalid token",
-        "The token's signature, issuer, audience or time is not valid. Get a new token and try "
+        "The token is not valid here; `fault` says which check failed. Get a new token and try "
         "again.",
     ),
     # 402
@@ -287,6 +302,22 @@ REASONS: tuple[Reason, ...] = (
         43, "address_denied", 403, "client", "Address denied",
         "Requests from your network address are not allowed here.",
     ),
+    _r(
+        45, "certificate_required", 403, "client", "Client certificate required",
+        "This route needs a valid client certificate, and the connection was made without one. "
+        "Connect again over HTTPS, and present a certificate that this API accepts.",
+        close=True,
+    ),
+    _r(
+        46, "insufficient_scope", 403, "client", "Insufficient scope",
+        "The token is valid, and was issued without a scope that this request needs. Ask its "
+        "issuer for a token with the scopes in `scope`.",
+    ),
+    _r(
+        47, "subject_unknown", 403, "client", "Unknown subject",
+        "The credential is valid, and does not belong to a consumer of this API. Ask the API's "
+        "operator to register you.",
+    ),
     # 404 .. 431
     _r(
         50, "no_route", 404, "client", "No such route",
@@ -328,6 +359,13 @@ REASONS: tuple[Reason, ...] = (
         close=True,
     ),
     _r(
+        59, "misdirected_request", 421, "client", "Misdirected request",
+        "The connection was made for another name, whose client certificates are not those of this "
+        "route. Send the request again on a new connection, made for the name that it calls.",
+        retryable=True,
+        close=True,
+    ),
+    _r(
         57, "headers_too_large", 431, "client", "Header fields too large",
         "The request's header fields are too large or too many. Send fewer or smaller ones; "
         "cookies are the usual cause.",
@@ -355,7 +393,14 @@ REASONS: tuple[Reason, ...] = (
         "this request. Wait for them to finish, then send it again.",
         retryable=True,
     ),
-    # 500 .. 505: ours
+    _r(
+        64, "fault_injected", 503, "gateway", "Fault injected on purpose",
+        "The API's operator injects faults into this route on purpose, to test how its callers "
+        "cope with them. This answer is such a fault: the request was not served, counts against "
+        "no limit and costs nothing. Handle it as you would handle a real failure.",
+        retryable=True,
+    ),
+    # 500 .. 505: ours, and 502
     _r(
         70, "internal_error", 500, "gateway", "Internal error",
         "Something went wrong in the gateway. If you report it, include the id in `instance`.",
@@ -376,6 +421,23 @@ REASONS: tuple[Reason, ...] = (
         73, "account_not_loaded", 503, "gateway", "Account not loaded yet",
         "The gateway has just started and has not loaded this account yet, because its store has "
         "not answered. Nothing was charged. Try again shortly.",
+        retryable=True,
+    ),
+    _r(
+        74, "maintenance", 503, "gateway", "Closed for maintenance",
+        "This part of the API is closed for maintenance. Nothing was counted or charged.",
+        retryable=True,
+    ),
+    _r(
+        75, "upstream_tls_failed", 502, "upstream", "No trusted connection to the upstream",
+        "The gateway could not make a TLS connection to the server behind it that it trusts: its "
+        "certificate is not valid for it, or they have no version or cipher in common. The server "
+        "received nothing of the request. The API's operator has to correct this.",
+    ),
+    _r(
+        76, "authorization_unavailable", 503, "gateway", "No decision about the request",
+        "A service that decides about the caller did not answer in time. Try again in a few "
+        "seconds.",
         retryable=True,
     ),
     # 502, 503, 504, 508
@@ -463,6 +525,8 @@ REASONS: tuple[Reason, ...] = (
 
 REASON_BY_NUMBER: dict[int, Reason] = {reason.number: reason for reason in REASONS}
 REASON_BY_CODE: dict[str, Reason] = {reason.code: reason for reason in REASONS}
+OWN_STATUS = frozenset({"fault_injected"})
+"""Reasons whose refusals have a status that the configuration sets. The table has an example."""
 
 
 def reason_code(number: int) -> str:

@@ -26,14 +26,15 @@ def replace_file(path: Path, parts: Iterable[bytes]) -> None:
             file.flush()
             os.fsync(fd)
         beside.replace(path)
-        _sync(path.parent)
+        sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make sure that new names in a folder survive a power failure. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

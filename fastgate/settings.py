@@ -45,8 +45,15 @@ SETTINGS: tuple[Setting, ...] = (
         "control",
         "FASTGATE_CONTROL",
         "http://127.0.0.1:8081",
-        "The address of the control API: `http://host:port` or `unix:/path`. If it is not set, the "
-        "one of the gateway that runs with the state directory.",
+        "The address of the control API: `http://host:port`, `https://host:port` or `unix:/path`. "
+        "If it is not set, the one of the gateway that runs with the state directory.",
+    ),
+    Setting(
+        "ca",
+        "FASTGATE_CA",
+        "",
+        "A file of certificates that an `https` control API is verified with. Default: the "
+        "operating system's, or what the state directory says.",
     ),
     Setting(
         "token",

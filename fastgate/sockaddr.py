@@ -12,6 +12,12 @@ UNIX_PATH_MOST = 107
 """Maximum bytes of a Unix socket's path: sun_path without the NUL at its end."""
 
 
+def listener_key(name: str, bind: str) -> str:
+    """The key of a listener: its address, so that renaming it does not bind it again. With port 0,
+    several may have the same address, so the name is added."""
+    return f"{name} {bind}" if bind.endswith(":0") else bind
+
+
 def pack_sockaddr(family: int, address: Sequence[Any]) -> bytes:
     """A struct sockaddr_in or sockaddr_in6 for connect()."""
     if family == socket.AF_INET:

@@ -1,8 +1,12 @@
 """Fixtures that the tests of several packages share."""
 
+from __future__ import annotations
+
 import os
 import tempfile
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, settings
 from storekit import (  # noqa: F401
     postgres_cluster,
@@ -12,6 +16,10 @@ from storekit import (  # noqa: F401
     store,
     store_url,
 )
+from webhookkit import receiver  # noqa: F401
+
+if TYPE_CHECKING:
+    from certkit import Material
 
 # No deadline for an example, and no check of how long it takes to make one: that says how busy the
 # machine is.
@@ -22,3 +30,11 @@ settings.load_profile("fastgate")
 # below leaves no room for it. This is where pytest makes all folders, if it is set.
 if len(tempfile.gettempdir()) > 20:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/tmp")
+
+
+@pytest.fixture(scope="session")
+def tls_material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """Certificates of all kinds, made when first asked for: `certkit`."""
+    from certkit import Material  # `cryptography` takes time to import
+
+    return Material(tmp_path_factory.mktemp("tls"))

@@ -14,9 +14,10 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import h11
+import tlskit
 import uvloop
 
 from fastgate._core.engine import Engine
@@ -25,15 +26,38 @@ from fastgate._core.shared.credentials import CredentialIndex, LimitOverride, ke
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.meters import TARIFF
 from fastgate._core.snapshot.snapshot import Snapshot, stable_hash
+from fastgate._core.testing.tls_peers import TlsPeer, encrypt
+from fastgate._core.tls.keyring import Keyring
 from fastgate.config.compiler import compile_gateway
 from fastgate.config.public_route import PublicSide
 from fastgate.config.slots import SlotBook
 from fastgate.identity.overrides import encoded, rows
 from fastgate.model.codec import decode
+from fastgate.model.validation import VALIDATOR
 from fastgate.runtime.worker.handlers import resolve
 
 _WAITED_IN: set[asyncio.AbstractEventLoop] = set()
 """Loops in whose place an engine waits."""
+
+HEAD_MOST = 1 << 20
+"""Bytes of the largest head that a `Backend` reads."""
+
+
+class Transport(Protocol):
+    """What is between a plane and its peers, if it is not clear TCP."""
+
+    def keyring(self, listener: str) -> Keyring:
+        """For the plane."""
+
+    def front(self, port: int) -> int:
+        """Where clients of the plane connect, which has that port itself."""
+
+    def behind(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The configuration with the addresses where the plane is to connect."""
+
+
+TRANSPORT: Transport | None = None
+"""Of planes without a keyring. Set by `lawkit` for the duration of a test."""
 
 Responder = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -129,6 +153,15 @@ class Client:
             await self.writer.wait_closed()
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what other tasks bring about."""
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come about")
+
+
 def proxied(*urls: str, **route: object) -> dict[str, object]:
     """A configuration with one route, to these targets."""
     return {
@@ -151,7 +184,7 @@ class Backend:
 
     async def start(self, path: str | None = None) -> Backend:
         if path is None:
-            self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=HEAD_MOST)
             self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
         else:
             self.server = await asyncio.start_unix_server(self._serve, path)
@@ -205,9 +238,11 @@ class GatedBackend(Backend):
     def __init__(self, body: bytes = b"") -> None:
         super().__init__(self._wait)
         self.gate = asyncio.Event()
+        self.asked = asyncio.Event()  # a request waits for it
         self.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
     async def _wait(self, _: Backend, seen: Seen) -> bytes:
+        self.asked.set()
         await self.gate.wait()
         return self.answer
 
@@ -309,22 +344,37 @@ class Plane:
         config: dict[str, Any],
         *,
         handlers: dict[str, Any] | None = None,
-        keys: dict[str, str] | None = None,
+        keys: dict[str | bytes, str] | None = None,
         segment: Segment | None = None,
         worker: int = 0,
         public: PublicSide | None = None,
         money: MoneyMap | None = None,
         accounts: dict[str, int] | None = None,
+        keyring: Keyring | None = None,
+        bind: str = "test",
+        descriptions: dict[str, str] | None = None,
     ) -> None:
-        """keys: key → consumer. accounts: consumer → slot of the account that pays."""
+        """keys: key, or the digest of another credential (bytes) → consumer. accounts: consumer →
+        slot of the account that pays. bind: of the listener in `config` that this one is,
+        wherever it really listens. keyring: with a listener of this key (default:
+        `keyringkit.LISTENER`), the plane's listener has TLS. descriptions:
+        compiled ones, by path; without them, the handler `validator` validates."""
         self.config = {"version": 1, **config}
         self.public = public
         self.handlers = handlers or {}
+        self.descriptions = descriptions or {}
         self.keys = keys or {}
         self.segment = segment or Segment.create(1, log_records=1024)
         self.worker = worker
         self.money = money
         self.accounts = accounts or {}
+        self.bind = bind
+        self.keyring = keyring
+        self.tls = keyring is not None and bool(keyring.listeners)
+        self.transport = TRANSPORT if keyring is None else None
+        if self.transport is not None:
+            self.keyring = self.transport.keyring(bind)
+        self.peers: list[TlsPeer | None] = []
         self.slots = SlotBook()
         self.generation = 0
         self.clients: list[Client] = []
@@ -340,7 +390,11 @@ class Plane:
         self.socket.listen(512)
         self.socket.setblocking(False)
         self.port = self.socket.getsockname()[1]
-        self.engine.listen(self.socket.fileno(), "test")
+        if self.keyring is not None:
+            self.engine.set_keyring(self.keyring)
+        self.engine.listen(self.socket.fileno(), self.bind)
+        if self.transport is not None:
+            self.port = self.transport.front(self.port)
         self.install(self.config)
         self.index = CredentialIndex.create(1024)
         if self.money is not None:
@@ -356,7 +410,8 @@ class Plane:
                 overrides=self.overrides_of(consumer),
                 **self.payer_of(consumer),
             )
-            self.index.put(key_digest(key), row, identity=hash(key) & (2**64 - 1))
+            digest = key_digest(key) if isinstance(key, str) else key
+            self.index.put(digest, row, identity=hash(key) & (2**64 - 1))
         self.engine.set_credentials(self.index)
         return self
 
@@ -380,26 +435,49 @@ class Plane:
 
     def install(self, config: dict[str, Any]) -> None:
         self.generation += 1
+        if self.transport is not None:
+            config = self.transport.behind(config)
         image = compile_gateway(
             decode({"version": 1, **config}),
             generation=self.generation,
             slots=self.slots,
             addresses={},
             public=self.public,
+            descriptions=self.descriptions,
         )
         snapshot = Snapshot(image.fd)
         os.close(image.fd)
-        found = [
-            resolve(name) if name.startswith(TARIFF) else self.handlers[name]
-            for name in snapshot.handlers()
-        ]
-        self.engine.install(snapshot, found)
+        self.engine.install(snapshot, [self.handler(name) for name in snapshot.handlers()])
         self.snapshot = snapshot
 
+    def handler(self, name: str) -> Any:
+        if name.startswith(VALIDATOR) and not self.descriptions:
+            return self.handlers["validator"]
+        return resolve(name) if name.startswith((TARIFF, VALIDATOR)) else self.handlers[name]
+
+    async def connect(self, **more: Any) -> tuple[Any, Any]:
+        """A reader and a writer, over TLS if the plane has it (`more`: see `tlskit`)."""
+        if not self.tls:
+            return await asyncio.open_connection("127.0.0.1", self.port)
+        more.setdefault("ssl", tlskit.client_context())
+        return await tlskit.open_connection("127.0.0.1", self.port, **more)
+
     async def client(self) -> Client:
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        client = Client(*await self.connect())
         self.clients.append(client)
         return client
+
+    async def encrypted(self, peer: TlsPeer | None = None) -> Client:
+        """A connection that the engine takes for one over TLS. `peer`: what its handshake said
+        about client certificates."""
+        client = await self.client()
+        port = client.writer.get_extra_info("sockname")[1]
+        for _ in range(1000):
+            if encrypt(self.engine, port, peer):
+                self.peers.append(peer)
+                return client
+            await asyncio.sleep(0.005)
+        raise AssertionError("the engine has not accepted the connection")
 
     async def get(self, path: str, **kw: Any) -> Reply:
         return await self.request("GET", path, **kw)
@@ -413,7 +491,7 @@ class Plane:
 
     async def raw(self, data: bytes) -> bytes:
         """Send bytes, return all that comes back until the end."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await self.connect()
         writer.write(data)
         try:
             return await asyncio.wait_for(reader.read(), 20)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from revisionkit import Control, adding, gateway
 
 from fastgate._core.shared.credentials import CredentialIndex
 from fastgate.config.revisions import Revisions, document_of
+from fastgate.identity import kinds
 from fastgate.identity.identity import Identity
 from fastgate.model.codec import decode
 from fastgate.store.cache import CredentialCache
@@ -58,6 +60,17 @@ async def _life_of_keys(identity: Identity, at: int) -> None:
     await identity.delete_consumer(two.id)
 
 
+async def _life_of_subjects(identity: Identity, at: int) -> None:
+    one = await identity.create_consumer(name=f"one {at}", account=None, plan="free")
+    subject = await identity.add(one.id, kinds.subject("corp", f"one-{at}"))
+    user = await identity.add(one.id, kinds.basic(f"one-{at}", _keys(at)[0]))
+    await identity.create_for_subject("corp", f"two-{at}", "free")
+    await identity.rotate(one.id, user.credential.id)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    await identity.revoke_token(kinds.token(f"token-{at}"), later, "jane")
+    await identity.revoke(one.id, subject.credential.id)
+
+
 async def test_keys_that_are_served_are_those_of_the_store(
     sqlite_store: Store, tmp_path: Path
 ) -> None:
@@ -76,6 +89,34 @@ async def test_keys_that_are_served_are_those_of_the_store(
         assert _served(again)["keys"] == _served(fresh)["keys"], at
         for each in (fresh, again):
             each.close()
+        at += 1
+    identity.close()
+    assert at > 20
+
+
+async def test_subjects_and_tokens_that_are_served_are_those_of_the_store(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    identity = _identity(tmp_path / "one.cache")
+    identity.attach(sqlite_store)
+    await identity.sync()
+    at, reached = 0, True
+    while reached:
+        reached = await cancelled_at(at, _life_of_subjects(identity, at))
+        await identity._changes.idle()
+        fresh = _identity(tmp_path / f"{at}.cache")
+        fresh.attach(sqlite_store)
+        await fresh.sync()
+        again = _identity(tmp_path / "one.cache")  # a start without the store
+        for other in (fresh, again):
+            assert other.directory.keys == identity.directory.keys, at
+            assert other.directory.tokens == identity.directory.tokens, at
+            for digest in (*identity.directory.keys, *identity.directory.tokens):
+                one, two = (each.index.find_digest(digest) for each in (identity, other))
+                assert one is not None
+                assert two is not None
+                assert (one.result, one.consumer.id) == (two.result, two.consumer.id), at
+            other.close()
         at += 1
     identity.close()
     assert at > 20

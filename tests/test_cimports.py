@@ -10,17 +10,20 @@ CORE = Path(__file__).resolve().parent.parent / "fastgate" / "_core"
 
 FLOORS = (
     "engine testing",
-    "rounds",
+    "rounds reports",
     "handlers",
     "exchange",
-    "upstream http1.server http1.client http1.deadlines http1.reader http1.writer",
+    "upstream http1.server http1.client http1.deadlines http1.entry http1.handshakes http1.reader"
+    " http1.writer",
     "state",
     "logs",
     "money",
+    "tokens",
     "shared",
     "snapshot",
     "http1",
     "io",
+    "tls",
     "http",
     "platform",
     "reason",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 CORE = PROJECT / "fastgate" / "_core"
-BUILT = {".venv", "build", "dist", "__pycache__", ".git", "results"}
+BUILT = {".cache", ".venv", "build", "dist", "__pycache__", ".git", "results"}
 SOURCES = {".py", ".pyi", ".pyx", ".pxd", ".c", ".h"}
 TEXTS = SOURCES | {
     ".md",

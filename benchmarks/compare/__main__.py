@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.compare import plot, report, schema
 from benchmarks.compare.built import Built
+from benchmarks.compare.flood import run_flood
 from benchmarks.compare.generator import LoadFailed
 from benchmarks.compare.machine import facts, place
 from benchmarks.compare.nginx import GIVEN
@@ -31,7 +32,7 @@ from benchmarks.compare.sidecar import run_sidecar
 from benchmarks.compare.special import run_idle, run_reload
 from benchmarks.compare.subjects import NotServing, Unavailable
 from benchmarks.compare.verdict import judge
-from benchmarks.tools import NoCompiler, tool
+from benchmarks.tools import TOOLS, NoCompiler, tool
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -41,10 +42,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compare",
         description="Measures FastGate beside nginx, HAProxy, Envoy, Pingora, Caddy and a relay.",
-        epilog="A full run takes about 90 minutes and wants the machine for itself. The first one "
+        epilog="A full run takes about 110 minutes and wants the machine for itself. The first one "
         "builds Pingora and Caddy before, where cargo and go are installed.",
     )
-    parser.add_argument("--quick", action="store_true", help="about four minutes: fewer, shorter")
+    parser.add_argument("--quick", action="store_true", help="about six minutes: fewer, shorter")
     parser.add_argument("--rounds", type=int, help="rounds of each scenario (5; quick: 2)")
     parser.add_argument("--window", type=float, help="seconds measured at a time (2.5; quick: 0.7)")
     parser.add_argument(
@@ -152,7 +153,7 @@ def run(given: argparse.Namespace, save: Callable[[schema.Report], None]) -> sch
     subjects = None
     if given.subject:
         subjects = [n for n in SUBJECTS if any(fnmatch.fnmatch(n, p) for p in given.subject)]
-    for name in ("load", "backend", "relay"):
+    for name in TOOLS:
         tool(name)
     machine = facts()
     started, clock = datetime.now(UTC), time.monotonic()
@@ -175,6 +176,7 @@ def run(given: argparse.Namespace, save: Callable[[schema.Report], None]) -> sch
                     product=SUBJECTS[name].product,
                     version=version,
                     description=SUBJECTS[name].description,
+                    libssl=session.libssl.get(name, ""),
                 )
                 for name, version in session.versions.items()
             ],
@@ -203,6 +205,7 @@ def run(given: argparse.Namespace, save: Callable[[schema.Report], None]) -> sch
 RUNNERS: dict[str, Callable[[Session, Scenario], None]] = {
     "reload": run_reload,
     "idle": run_idle,
+    "flood": run_flood,
     "paid": run_paid,
     "sidecar": run_sidecar,
 }

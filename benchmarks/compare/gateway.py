@@ -14,7 +14,7 @@ from typing import Any
 
 import fastgate
 from benchmarks.compare.processes import Tree, name_of
-from benchmarks.compare.subjects import Setup, Subject, Unavailable, all_keys
+from benchmarks.compare.subjects import NAME, Setup, Subject, Unavailable, all_keys
 from benchmarks.workload import routes
 
 
@@ -25,6 +25,23 @@ def digests() -> dict[str, str]:
         name: "sha256:" + hashlib.sha256(key.encode()).hexdigest()
         for key, name in all_keys().items()
     }
+
+
+def listener_tls(document: dict[str, Any], setup: Setup) -> None:
+    """Make a configuration serve TLS."""
+    document["certificates"] = [
+        {"name": "bench", "cert": f"path:{setup.cert}", "key": f"path:{setup.key}"}
+    ]
+    (listener,) = document["listeners"]
+    listener["tls"] = {"certificates": ["bench"]}
+
+
+def upstream_tls(document: dict[str, Any], setup: Setup) -> None:
+    """Make a configuration call its backend over TLS, verified."""
+    document["authorities"] = [{"name": "bench", "ca": f"path:{setup.cert}"}]
+    (upstream,) = document["upstreams"]
+    upstream["targets"] = [{"url": f"https://127.0.0.1:{setup.backend}"}]
+    upstream["tls"] = {"authority": "bench", "name": NAME}
 
 
 class FastGate(Subject):
@@ -102,7 +119,12 @@ class FastGate(Subject):
         }
 
     def files(self, setup: Setup) -> dict[str, str]:
-        return {"gateway.json": json.dumps(self.document(setup))}
+        document = self.document(setup)
+        if setup.tls:
+            listener_tls(document, setup)
+        if setup.upstream_tls:
+            upstream_tls(document, setup)
+        return {"gateway.json": json.dumps(document)}
 
     def command(self, setup: Setup) -> list[str]:
         return [sys.executable, "-m", "fastgate", "run", "gateway.json", "--log-level", "warning"]

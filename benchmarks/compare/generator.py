@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.compare.encryption import Agreed, Tls
+from benchmarks.compare.subjects import NAME
 from benchmarks.histogram import Histogram
 from benchmarks.tools import tool
 
-ERRORS = ("connect_errors", "resets", "timeouts", "protocol_errors", "unanswered")
+ERRORS = ("connect_errors", "tls_errors", "resets", "timeouts", "protocol_errors", "unanswered")
 
 # What an API client sends. With the key it is about 220 bytes in seven lines.
 HEADERS = (
-    "Host: api.example.com",
+    f"Host: {NAME}",
     "User-Agent: bench-client/1.0 (linux)",
     "Accept: application/json",
     "Accept-Encoding: gzip, deflate",
@@ -45,6 +47,8 @@ class Plan:
     spin: bool = False
     timeout: float = 5.0
     hold: bool = False  # one request on each connection, then stay
+    tls: Tls | None = None
+    ca: Path = Path()  # with `tls`: who has issued the proxy's certificate, PEM
 
     def all_headers(self) -> tuple[str, ...]:
         """Every header line that is sent."""
@@ -65,6 +69,8 @@ class Plan:
             given += ["--path", self.path]
         for line in self.all_headers():
             given += ["--header", line]
+        if self.tls:
+            given += self.tls.arguments(self.ca)
         given += ["--close"] * self.fresh + ["--spin"] * self.spin + ["--hold"] * self.hold
         return given
 
@@ -79,6 +85,7 @@ class Outcome:
     errors: dict[str, int]
     reconnects: int
     latency: Histogram = field(default_factory=Histogram)
+    tls: Agreed | None = None
 
     @property
     def failed(self) -> int:
@@ -100,6 +107,7 @@ def parse(line: str) -> Outcome:
             errors={name: int(shape[name]) for name in ERRORS},
             reconnects=int(shape["reconnects"]),
             latency=Histogram.read(shape["latency"]),
+            tls=Agreed.read(shape["tls"]) if "tls" in shape else None,
         )
     except (ValueError, KeyError, TypeError) as e:
         raise LoadFailed(f"not a result of the load generator: {line[:200]!r}") from e

@@ -11,7 +11,7 @@ import signal
 
 from benchmarks.compare.processes import Tree
 from benchmarks.compare.programs import program, said_by
-from benchmarks.compare.subjects import PROBLEM_401, Setup, Subject, Unavailable, all_keys
+from benchmarks.compare.subjects import NAME, PROBLEM_401, Setup, Subject, Unavailable, all_keys
 from benchmarks.workload import routes
 
 GIVEN = "FASTGATE_BENCH_NGINX"  # the environment variable with the path of another nginx
@@ -46,8 +46,16 @@ class Nginx(Subject):
         return said_by([self.binary(), "-v"], r"nginx/(\S+)")
 
     def files(self, setup: Setup) -> dict[str, str]:
+        verify = ""
+        if setup.upstream_tls:
+            verify = f"""
+            proxy_ssl_trusted_certificate {setup.cert};
+            proxy_ssl_verify on;
+            proxy_ssl_name {NAME};
+            proxy_ssl_server_name on;
+            proxy_ssl_protocols TLSv1.2 TLSv1.3;"""
         forward = f"""
-            proxy_pass http://backend;
+            proxy_pass {"https" if setup.upstream_tls else "http"}://backend;{verify}
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_set_header Host $host;
@@ -71,6 +79,12 @@ class Nginx(Subject):
         if ($consumer = "") {{ return 401 '{PROBLEM_401}'; }}
         limit_req zone=consumers burst={setup.burst} nodelay;"""
         target = f"unix:{setup.socket}" if self.unix else f"127.0.0.1:{setup.backend}"
+        tls = ""
+        if setup.tls:
+            tls = f"""
+        ssl_certificate {setup.cert};
+        ssl_certificate_key {setup.key};
+        ssl_protocols TLSv1.2 TLSv1.3;"""
         mark = f'add_header X-Mark "{setup.mark}";' if setup.mark else ""
         conf = f"""
 {"user root;" if os.geteuid() == 0 else ""}
@@ -98,7 +112,7 @@ http {{
     }}{policy_http}
     {log}
     server {{
-        listen 127.0.0.1:{setup.port} backlog=4096;
+        listen 127.0.0.1:{setup.port}{" ssl" if setup.tls else ""} backlog=4096;{tls}
         {mark}{policy_server}
         location / {{{forward}
         }}

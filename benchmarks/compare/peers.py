@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmarks.compare.programs import program, said_by
-from benchmarks.compare.subjects import PROBLEM_401, Setup, Subject, Unavailable, all_keys
+from benchmarks.compare.subjects import NAME, PROBLEM_401, Setup, Subject, Unavailable, all_keys
 from benchmarks.tools import NoCompiler, tool
 
 
@@ -42,10 +44,17 @@ unless {{ var(txn.consumer) -m found }}
 backend consumers
     stick-table type string len 64 size 100k expire 60s store http_req_rate(1s)
 """
+        bind = target = ""
+        if setup.tls:
+            bind = " ssl crt server.pem"
+        if setup.upstream_tls:
+            target = f" ssl verify required ca-file {setup.cert} sni str({NAME}) verifyhost {NAME}"
         conf = f"""
 global
     maxconn {setup.descriptors // 2 - 100}
     nbthread {setup.workers}
+    ssl-default-bind-options ssl-min-ver TLSv1.2
+    ssl-default-server-options ssl-min-ver TLSv1.2
     {log_global}
 
 defaults
@@ -58,17 +67,19 @@ defaults
     http-reuse always
 
 frontend public
-    bind 127.0.0.1:{setup.port} backlog 4096
+    bind 127.0.0.1:{setup.port} backlog 4096{bind}
     maxconn {setup.descriptors // 2 - 200}
     {log_front}
     option forwardfor
-    http-request set-header X-Forwarded-Proto http{policies}
+    http-request set-header X-Forwarded-Proto {"https" if setup.tls else "http"}{policies}
     default_backend backend
 {table}
 backend backend
-    server one 127.0.0.1:{setup.backend} pool-max-conn -1 pool-purge-delay 300s
+    server one 127.0.0.1:{setup.backend} pool-max-conn -1 pool-purge-delay 300s{target}
 """
         files = {"haproxy.cfg": conf}
+        if setup.tls:  # it wants both in one file
+            files["server.pem"] = Path(setup.cert).read_text() + Path(setup.key).read_text()
         if setup.policies:
             files["keys.map"] = "".join(f"{k} {v}\n" for k, v in all_keys().items())
         return files

@@ -8,6 +8,7 @@ from benchmarks.compare.schema import Budget, Point, Ratio, Report, Spread
 
 LOAD_COLUMNS = (
     ("rps", "requests/s", "{:,.0f}"),
+    ("handshakes_per_core", "handshakes/s of a core", "{:,.0f}"),
     ("cpu_us", "CPU µs", "{:.2f}"),
     ("cpu_user_us", "user", "{:.1f}"),
     ("cpu_system_us", "system", "{:.1f}"),
@@ -67,6 +68,16 @@ PAID_COLUMNS = (
     ("charged", "charged", "{:,.0f}"),
     ("settled_s", "in the ledger after s", "{:.1f}"),
 )
+FLOOD_COLUMNS = (
+    ("rate", "rate/s", "{:,.0f}"),
+    ("hellos", "half handshakes/s", "{:,.0f}"),
+    ("calm_p99_us", "p99 µs in calm", "{:,.0f}"),
+    ("flood_p99_us", "p99 µs in the flood", "{:,.0f}"),
+    ("flood_added_us", "added µs", "{:,.0f}"),
+    ("flood_failed", "failed", "{:,.0f}"),
+)
+OPTIONAL = {"handshakes_per_core"}
+"""Columns that only tables with such figures have."""
 COLUMNS = {
     "closed": LOAD_COLUMNS,
     "open": OPEN_COLUMNS,
@@ -74,6 +85,7 @@ COLUMNS = {
     "idle": IDLE_COLUMNS,
     "paid": PAID_COLUMNS,
     "sidecar": SIDECAR_COLUMNS,
+    "flood": FLOOD_COLUMNS,
 }
 
 
@@ -112,7 +124,8 @@ def ratio_table(ratios: Sequence[Ratio]) -> list[str]:
 
 def section(title: str, points: Sequence[Point], ratios: Sequence[Ratio] = ()) -> list[str]:
     """One scenario."""
-    columns = COLUMNS[points[0].mode]
+    measured = {metric for point in points for metric in point.metrics}
+    columns = [c for c in COLUMNS[points[0].mode] if c[0] in measured or c[0] not in OPTIONAL]
     lines = [f"## {title}", ""]
     lines += table(
         ["", *(name for _, name, _ in columns), "rounds"],
@@ -163,6 +176,19 @@ def verdict_table(report: Report) -> list[str]:
     )
 
 
+def libraries(report: Report) -> list[str]:
+    """Which libssl the TLS rows were made with."""
+    users: dict[str, list[str]] = {}
+    for subject in report.subjects:
+        if subject.libssl:
+            users.setdefault(subject.libssl, []).append(subject.name)
+    if not users:
+        return []
+    listed = "; ".join(f"{', '.join(names)}: {library}" for library, names in users.items())
+    same = "all on one libssl" if len(users) == 1 else "**not all on the same libssl**"
+    return [f"TLS: {same}. {listed}.", ""]
+
+
 def markdown(report: Report, titles: dict[str, str]) -> str:
     """The whole document."""
     m = report.machine
@@ -186,6 +212,7 @@ def markdown(report: Report, titles: dict[str, str]) -> str:
             [[s.name, s.version, s.description] for s in report.subjects],
         ),
         "",
+        *libraries(report),
         "## Budgets",
         "",
         *verdict_table(report),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from benchmarks.compare.built import Caddy, Pingora
+from benchmarks.compare.encryption import Tls
 from benchmarks.compare.envoy import Envoy
 from benchmarks.compare.gateway import FastGate
 from benchmarks.compare.keyed import Keyed
@@ -52,6 +53,9 @@ PROXIES = ("fastgate", "fastgate-policies", "nginx", "nginx-policies", "nginx-gi
            "nginx-given-policies", "haproxy", "haproxy-policies", "envoy", "envoy-policies",
            "pingora", "caddy", "relay")  # fmt: skip
 
+# With TLS: those that can be had on the system's libssl.
+SECURE = ("fastgate", "nginx", "nginx-given", "haproxy")
+
 # The others may be slower by so much that half of what these can do would be overload for them.
 SETS_THE_RATE = ("fastgate", "fastgate-policies", "nginx", "nginx-policies", "haproxy",
                  "haproxy-policies")  # fmt: skip
@@ -63,14 +67,14 @@ class Scenario:
 
     `closed` finds the saturation; `open` sends half of it at a constant rate, or `rate`. `reload`
     and `idle` have functions of their own in special.py, `paid` in paid.py, `sidecar` in
-    sidecar.py. Where a few per cent are asked after, a round visits its subjects several times in
-    turn.
+    sidecar.py, `flood` in flood.py. Where a few per cent are asked after, a round visits its
+    subjects several times in turn.
     """
 
     name: str
     title: str
     subjects: tuple[str, ...]
-    mode: Literal["closed", "open", "reload", "idle", "paid", "sidecar"] = "closed"
+    mode: Literal["closed", "open", "reload", "idle", "paid", "sidecar", "flood"] = "closed"
     connections: int = 64
     body: int = 100  # bytes of the response's body
     request_body: int = 0  # bytes of the request's body: POST; 0: GET
@@ -83,6 +87,8 @@ class Scenario:
     turns: int = 1  # visits of each subject in a round; --quick: one
     window: float = math.inf  # seconds measured at a time, where the options say more
     quick: bool = True  # part of --quick
+    tls: Tls | None = None  # how clients speak it
+    upstream_tls: bool = False  # between the proxies and the backend
     expect: int = 200  # the status that the answers must have, all but a few
     ratios: tuple[tuple[str, str], ...] = ()  # CPU per request of the first over the second's
 
@@ -172,6 +178,45 @@ def table() -> list[Scenario]:
         Scenario(
             "idle", "memory at rest and per idle connection; time to serve", PROXIES, "idle",
             workers=2,
+        ),
+        Scenario(
+            "tls", "TLS 1.3, 64 connections kept alive, 100 B", SECURE, tls=Tls(), turns=12,
+            window=0.5, ratios=(("fastgate", "nginx"), ("fastgate", "haproxy")),
+        ),
+        Scenario(
+            "tls-handshakes", "TLS 1.3, ECDSA P-256, a full handshake for each request", SECURE,
+            tls=Tls(), fresh=True, turns=8, window=1.0,
+            ratios=(("fastgate", "nginx"), ("fastgate", "haproxy")),
+        ),
+        Scenario(
+            "tls-resumed", "TLS 1.3, a resumed handshake for each request", SECURE,
+            tls=Tls(resume=True), fresh=True, turns=8, window=1.0,
+            ratios=(("fastgate", "nginx"), ("fastgate", "haproxy")),
+        ),
+        Scenario(
+            "tls-handshakes-rsa", "TLS 1.3, RSA 2048, a full handshake for each request", SECURE,
+            tls=Tls(key="rsa"), fresh=True, turns=4, window=1.0, quick=False,
+        ),
+        Scenario(
+            "tls-handshakes-12", "TLS 1.2, ECDSA P-256, a full handshake for each request", SECURE,
+            tls=Tls(version="1.2"), fresh=True, turns=4, window=1.0, quick=False,
+        ),
+        Scenario(
+            "tls-resumed-12", "TLS 1.2, a resumed handshake for each request", SECURE,
+            tls=Tls(version="1.2", resume=True), fresh=True, turns=4, window=1.0, quick=False,
+        ),
+        Scenario(
+            "tls-upstream", "clear clients, TLS 1.3 to the upstream, 64 connections, 100 B",
+            SECURE, upstream_tls=True, turns=12, window=0.5,
+            ratios=(("fastgate", "nginx"), ("fastgate", "haproxy")),
+        ),
+        Scenario(
+            "tls-idle", "TLS 1.3: memory per idle connection", SECURE, "idle", workers=2,
+            tls=Tls(),
+        ),
+        Scenario(
+            "tls-flood", "TLS 1.3: other clients while hundreds start handshakes and drop them",
+            SECURE, "flood", connections=64, rate=1000.0, tls=Tls(),
         ),
         Scenario(
             "sidecar", "one worker and one route: memory by process, and time to serve",

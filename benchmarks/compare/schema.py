@@ -41,6 +41,17 @@ METRICS: dict[str, tuple[str, str]] = {
     "backend_busy": ("cores", "how much of its core the backend used"),
     "load_busy": ("cores", "how much of its core the load generator used (open loop: it spins)"),
     "rate": ("1/s", "open loop: requests due per second"),
+    "handshakes": ("1/s", "TLS handshakes completed in the window, per second"),
+    "handshakes_per_core": (
+        "1/s",
+        "TLS handshakes, each with its request, for a second of the proxy's CPU time",
+    ),
+    "upstream_handshakes": ("", "TLS handshakes of the proxy with the backend, warm-up included"),
+    "calm_p99_us": ("µs", "flood: 99th percentile of the other clients before the flood"),
+    "flood_p99_us": ("µs", "flood: 99th percentile of the other clients in the flood"),
+    "flood_added_us": ("µs", "flood_p99_us less calm_p99_us of the same round"),
+    "hellos": ("1/s", "flood: ClientHellos answered, none of which became a handshake"),
+    "flood_failed": ("", "flood: requests of the other clients that failed in it"),
     "loaded_pss_mib": ("MiB", "proportional set size of the whole tree after a second of load"),
     "idle_pss_mib": ("MiB", "proportional set size of the whole tree, started and idle"),
     "connection_bytes": (
@@ -94,10 +105,10 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
     body: int  # bytes of the response's body
     request_body: int = 0  # bytes of the request's
-    mode: str  # closed | open | reload | idle | paid | sidecar
+    mode: str  # closed | open | reload | idle | paid | sidecar | flood
     metrics: dict[str, Spread]
     statuses: dict[str, int]  # responses by status, all rounds, warm-up included
-    errors: dict[str, int]  # connect_errors, resets, timeouts, protocol_errors, unanswered
+    errors: dict[str, int]  # connect_errors, tls_errors, resets, timeouts, protocol_errors, …
     notes: list[str] = []
     visits: list[int] = []  # which visit each value is of: those of one number are neighbours
 
@@ -124,6 +135,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     product: str
     version: str
     description: str
+    libssl: str = ""  # version and path of the one its workers have loaded; "": no TLS measured
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

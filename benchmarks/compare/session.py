@@ -10,10 +10,19 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.compare import generator
+from benchmarks.compare.encryption import (
+    GROUP,
+    Files,
+    Tls,
+    certificates,
+    libssl_of,
+    objection,
+)
 from benchmarks.compare.machine import Placement, available_cores, place
 from benchmarks.compare.processes import (
     Cpu,
@@ -32,6 +41,7 @@ from benchmarks.compare.subjects import (
     Setup,
     Subject,
     Unavailable,
+    connected,
     free_port,
     release_port,
 )
@@ -121,9 +131,10 @@ class Session:
         self.skipped: list[Skipped] = []
         self.root = Path(tempfile.mkdtemp(prefix="fastgate-compare-"))
         self.descriptors = raise_descriptors(65_536)
-        self.backend_port = free_port()
+        self.backend_port, self.backend_tls_port = free_port(), free_port()
         self.socket = self.root / "up" / "s"  # short: the path of a socket has 107 bytes at most
         self.versions: dict[str, str] = {}
+        self.libssl: dict[str, str] = {}
         self._asked: dict[str, str] = {}
         self._wanted = subjects
         self._backend: Tree | None = None
@@ -138,6 +149,14 @@ class Session:
         shutil.rmtree(self.root, ignore_errors=True)
 
     # ---- parts -----------------------------------------------------------------------------
+
+    @cached_property
+    def certificates(self) -> dict[str, Files] | None:
+        """Certificates by kind of key; None if none can be made."""
+        try:
+            return certificates(self.root / "tls")
+        except Unavailable:
+            return None
 
     def skip(self, scenario: str, subject: str, reason: str) -> None:
         """Remembers what could not be measured, and why."""
@@ -162,11 +181,14 @@ class Session:
     def available(self, scenario: Scenario) -> list[Subject]:
         """The scenario's subjects that are wanted and installed."""
         found = []
+        encrypted = scenario.tls is not None or scenario.upstream_tls
         for name in scenario.subjects:
             if self._wanted is not None and name not in self._wanted:
                 continue
             if reason := self._missing(SUBJECTS[name]):
                 self.skip(scenario.name, name, reason)
+            elif encrypted and self.certificates is None:
+                self.skip(scenario.name, name, "no certificates: apt-get install openssl")
             else:
                 found.append(SUBJECTS[name])
         return found
@@ -200,12 +222,33 @@ class Session:
             folder = self.socket.parent
             folder.mkdir(exist_ok=True)
             self.socket.unlink(missing_ok=True)  # of one that was killed
-            self._backend = Tree(
-                [str(tool("backend")), f"127.0.0.1:{self.backend_port}", f"unix:{self.socket}"],
-                cores=placement.backend,
-                folder=folder,
-            )
+            command = [str(tool("backend"))]
+            addresses = [f"127.0.0.1:{self.backend_port}", f"unix:{self.socket}"]
+            if self.certificates is not None:
+                files, terms = self.certificates["ecdsa"], Tls()
+                command += ["--cert", str(files.cert), "--key", str(files.key)]
+                command += ["--cipher", terms.suite, "--group", GROUP]
+                addresses.append(f"tls:127.0.0.1:{self.backend_tls_port}")
+            self._backend = Tree([*command, *addresses], cores=placement.backend, folder=folder)
         return self._backend
+
+    def upstream_handshakes(self) -> int:
+        """How many the backend has had. Raises OSError."""
+        with connected(self.backend_port, tls=False) as s:
+            s.sendall(b"GET /handshakes HTTP/1.1\r\nHost: a\r\n\r\n")
+            full, resumed = s.recv(65536).partition(b"\r\n\r\n")[2].split()
+            return int(full) + int(resumed)
+
+    def _tls_fields(self, scenario: Scenario) -> dict[str, object]:
+        """What a scenario with TLS adds to a Setup."""
+        kind = scenario.tls.key if scenario.tls else "ecdsa"
+        if not (scenario.tls or scenario.upstream_tls) or self.certificates is None:
+            return {}
+        files = self.certificates[kind]
+        fields: dict[str, object] = {"cert": str(files.cert), "key": str(files.key)}
+        if scenario.upstream_tls:
+            return {**fields, "upstream_tls": True, "backend": self.backend_tls_port}
+        return {**fields, "tls": True}
 
     @contextlib.contextmanager
     def running(
@@ -223,6 +266,7 @@ class Session:
             "policies": subject.policies,
             "spare": spare,
             "descriptors": self.descriptors,
+            **self._tls_fields(scenario),
             **scenario.setup,
             **changes,
         }
@@ -230,6 +274,9 @@ class Session:
         try:
             tree = subject.start(setup, cores)
             try:
+                if setup.tls or setup.upstream_tls:
+                    workers = subject.workers_of(tree, setup.workers)
+                    self.libssl[subject.name] = libssl_of(workers)
                 yield tree, setup
             finally:
                 tree.stop()
@@ -267,7 +314,15 @@ class Session:
             headers=(f"X-Api-Key: {key}",) if scenario.key else (),
             requests=requests,
             spin=bool(rate) and placement.load_is_alone,
+            tls=scenario.tls,
+            ca=self._ca(scenario),
         )
+
+    def _ca(self, scenario: Scenario) -> Path:
+        """Who has issued the proxies' certificate."""
+        if scenario.tls is None or self.certificates is None:
+            return Path()
+        return self.certificates[scenario.tls.key].cert
 
     def measure(
         self, subject: Subject, tree: Tree, plan: generator.Plan, placement: Placement, workers: int
@@ -285,8 +340,11 @@ class Session:
         outcome = generator.run(plan, placement.load, sample, sample)
         if len(samples) != 2:
             raise generator.LoadFailed("the window did not open and shut")
-        if not outcome.responses:
-            raise generator.LoadFailed("no request was answered in the window")
+        reason = "" if outcome.responses else "no request was answered in the window"
+        if plan.tls and outcome.tls:
+            reason = objection(outcome.tls, plan.tls, outcome.responses, fresh=plan.fresh) or reason
+        if reason:
+            raise generator.LoadFailed(reason)
         (cpu0, back0, load0, stolen0, t0), (cpu1, back1, load1, stolen1, t1) = samples
         seconds = t1 - t0
         used = spent(cpu0, cpu1)
@@ -318,6 +376,9 @@ class Session:
             "worker_cpu_us": worker,
             "worker_user_us": worker * serving.user_share,
         }
+        if outcome.tls and plan.fresh:
+            metrics["handshakes"] = outcome.tls.handshakes / outcome.window_s
+            metrics["handshakes_per_core"] = 1_000_000 / cpu
         return outcome, metrics
 
     def half_rate(self, subject: str) -> float:
@@ -389,8 +450,11 @@ class Session:
             plan = self.plan(scenario, setup.port, placement, rate)
             kept = collected[subject.name]
             try:
+                before = self.upstream_handshakes() if scenario.upstream_tls else 0
                 outcome, metrics = self.measure(subject, tree, plan, placement, scenario.workers)
-            except generator.LoadFailed as e:
+                if scenario.upstream_tls:
+                    metrics["upstream_handshakes"] = float(self.upstream_handshakes() - before)
+            except (generator.LoadFailed, OSError) as e:
                 say(f"  {label} {subject.name:18} void: {e}")
                 kept.note(f"a visit is void: {e}")
                 if not kept.metrics:
@@ -413,6 +477,8 @@ class Session:
         """Notes what would make the figures say something else than they seem to."""
         if outcome.failed and scenario.expect < 500:
             kept.note("some requests failed")
+        if outcome.tls and outcome.tls.bare_ends:
+            kept.note("connections ended without close_notify")
         answered = sum(outcome.statuses.values())
         expected = outcome.statuses.get(str(scenario.expect), 0)
         if answered - expected > max(0.01 * answered, 16):

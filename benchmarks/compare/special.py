@@ -8,7 +8,8 @@ cores where the machine has them, as every deployment with a control process or 
 
 **Idle.** Each subject alone on the machine (PSS divides pages by who shares them), with two
 workers: started (how long until the first 200), at rest, after a second of load, and with
-thousands of kept-alive connections that each had one request and are idle.
+thousands of kept-alive connections that each had one request and are idle. With TLS they are left
+alone for a while before memory is read, since buffers may be given back after a rest.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ KEPT_RATE = 1000.0
 FRESH_RATE = 100.0
 PAUSE = 0.1  # seconds between one reload's taking effect and the next
 RELOAD_PATIENCE = 30.0
+TLS_REST = 2.5  # seconds that connections are idle before memory is read: buffers may be freed
 MIB = 1 << 20
 
 
@@ -175,7 +177,7 @@ def run_idle(session: Session, scenario: Scenario) -> None:
             kept = collected[subject.name]
             try:
                 with session.running(subject, scenario, placement.proxy) as (tree, setup):
-                    metrics = at_rest(session, subject, tree, setup, placement, wanted)
+                    metrics = at_rest(session, scenario, subject, (tree, setup), placement)
             except (NotServing, generator.LoadFailed, OSError) as e:
                 session.skip(scenario.name, subject.name, str(e))
                 continue
@@ -189,14 +191,20 @@ def run_idle(session: Session, scenario: Scenario) -> None:
 
 
 def at_rest(
-    session: Session, subject: Subject, tree: Tree, setup: Setup, placement: Placement, count: int
+    session: Session,
+    scenario: Scenario,
+    subject: Subject,
+    running: tuple[Tree, Setup],
+    placement: Placement,
 ) -> dict[str, float]:
-    """Start, memory at rest, after load, and with `count` idle connections."""
+    """Start, memory at rest, after load, and with the scenario's connections, idle."""
+    tree, setup = running
+    count = scenario.connections
     metrics = {"start_s": tree.served_after}
     settle([tree])
     metrics["idle_pss_mib"] = tree.pss() / MIB
-    load = generator.Plan(
-        port=setup.port, duration=1.0, warmup=0.2, headers=(KEY_HEADER,), connections=64
+    load = dataclasses.replace(
+        session.plan(scenario, setup.port, placement), connections=64, duration=1.0, warmup=0.2
     )
     generator.run(load, placement.load)
     settle([tree])
@@ -207,6 +215,8 @@ def at_rest(
     process = generator.launch(hold, placement.load)
 
     def held(_: int) -> None:
+        if scenario.tls:
+            time.sleep(TLS_REST)
         settle([tree])
         metrics["connection_bytes"] = (sum(map(pss_of, serving)) - before) / count
         assert process.stdin

@@ -13,13 +13,16 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.compare.processes import Tree
 
+NAME = "api.example.com"  # the host that is asked for, and that certificates are for
 KEY = "bench-key-5c1d2f7e9a4b"
 KEY_HEADER = f"X-Api-Key: {KEY}"
 PROBLEM_401 = (
@@ -58,6 +61,10 @@ class Setup:
     descriptors: int = 20_000  # the limit that processes inherit
     spare: int = 0  # another free port, for those that need a second listener
     mark: str = ""  # changes with every reload: the header X-Mark of responses
+    tls: bool = False  # clients speak TLS
+    upstream_tls: bool = False  # the backend does; `backend` is then its port for that
+    cert: str = ""  # PEM files, with either: a certificate, which is also its own authority
+    key: str = ""
 
 
 class Subject(ABC):
@@ -138,14 +145,35 @@ class Answer:
     mark: str
 
 
-def probe(port: int, path: str = "/bytes/100", key: str | None = KEY) -> Answer | None:
+def unverified() -> ssl.SSLContext:
+    """For a client that asks whether anybody is there."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@contextlib.contextmanager
+def connected(port: int, *, tls: bool) -> Iterator[socket.socket]:
+    """A connection, ended on leaving. Raises OSError."""
+    with socket.create_connection(("127.0.0.1", port), 2) as plain:
+        plain.settimeout(2)
+        if not tls:
+            yield plain
+            return
+        with unverified().wrap_socket(plain, server_hostname=NAME) as secure:
+            yield secure
+
+
+def probe(
+    port: int, path: str = "/bytes/100", key: str | None = KEY, *, tls: bool = False
+) -> Answer | None:
     """One request on a connection of its own; None when there was no whole head in answer."""
-    lines = [f"GET {path} HTTP/1.1", "Host: api.example.com", "Connection: close"]
+    lines = [f"GET {path} HTTP/1.1", f"Host: {NAME}", "Connection: close"]
     if key:
         lines.append(f"X-Api-Key: {key}")
     data = b""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 2) as s:
-        s.settimeout(2)
+    with contextlib.suppress(OSError), connected(port, tls=tls) as s:
         s.sendall("\r\n".join([*lines, "", ""]).encode())
         while b"\r\n\r\n" not in data and (more := s.recv(65536)):
             data += more
@@ -169,7 +197,7 @@ def wait_serving(tree: Tree, setup: Setup, patience: float, key: str = KEY) -> f
     while time.monotonic() - tree.started < patience:
         if not tree.alive():
             raise NotServing(f"ended at once: {tree.last_words()}")
-        answer = probe(setup.port, key=key)
+        answer = probe(setup.port, key=key, tls=setup.tls)
         if answer and answer.status == 200:
             return time.monotonic() - tree.started
         time.sleep(0.001)

@@ -15,7 +15,7 @@ from benchmarks.compare.ratios import Figure, ratio
 from benchmarks.compare.scenarios import ALL_ROUTES, LIMITED, ONE_ROUTE, PAID, PROXIES
 from benchmarks.compare.schema import Budget, Point, Ratio, figure, find
 
-FASTGATE = "fastgate-policies"
+FASTGATE, PLAIN = "fastgate-policies", "fastgate"
 
 
 def line(
@@ -32,7 +32,12 @@ def line(
 
 def at_most(budget: str, found: Ratio | None, limit: float) -> Budget:
     """The line of a ratio that must not be more than `limit`."""
-    made = line(budget, found.median if found else None, "<=", limit, "x")
+    return judged(budget, found, "<=", limit)
+
+
+def judged(budget: str, found: Ratio | None, sense: str, limit: float) -> Budget:
+    """The line of a ratio."""
+    made = line(budget, found.median if found else None, sense, limit, "x")
     if found is None:
         return made
     return structs.replace(made, lower=found.lower, upper=found.upper, pairs=found.pairs)
@@ -55,12 +60,12 @@ def against_nginx(points: Sequence[Point], scenario: str, limit: float, budget: 
     }
     measured = {name: value for name, value in found.items() if value is not None}
     best = min(measured, key=lambda name: measured[name], default="nginx-policies")
-    judged = at_most(
+    made = at_most(
         budget,
         ratio(points, Figure(scenario, FASTGATE, "cpu_us"), Figure(scenario, best, "cpu_us")),
         limit,
     )
-    return structs.replace(judged, note=f"best: {best}") if len(measured) > 1 else judged
+    return structs.replace(made, note=f"best: {best}") if len(measured) > 1 else made
 
 
 def added(points: Sequence[Point], metric: str, words: str) -> Budget:
@@ -98,6 +103,39 @@ def scaling(points: Sequence[Point], workers: int, limit: float) -> Budget:
     if point and any("bottleneck" in n for n in point.notes):
         note = "a lower bound: the workers were not saturated"
     return line(f"throughput, {workers} workers / 1", value, ">=", limit, "x", note)
+
+
+HANDSHAKES = (
+    ("tls-handshakes", "full handshakes a core"),
+    ("tls-resumed", "resumed handshakes a core"),
+)
+
+
+def encrypted(points: Sequence[Point]) -> list[Budget]:
+    """The budgets of TLS. Policies are off, with FastGate and with its peers."""
+
+    def against(peer: str, scenario: str, metric: str) -> Ratio | None:
+        return ratio(points, Figure(scenario, PLAIN, metric), Figure(scenario, peer, metric))
+
+    verdict = [
+        at_most(f"CPU per request over TLS / {words}", against(peer, "tls", "cpu_us"), limit)
+        for peer, words, limit in (("nginx", "nginx", 0.85), ("haproxy", "HAProxy", 0.80))
+    ]
+    secure, clear = (figure(points, name, PLAIN, "cpu_us") for name in ("tls", "saturation"))
+    more = round(secure - clear, 2) if secure is not None and clear is not None else None
+    idle = figure(points, "tls-idle", PLAIN, "connection_bytes")
+    verdict.append(line("CPU per request over TLS, above clear HTTP", more, "<=", 3, "µs"))
+    for scenario, words in HANDSHAKES:
+        for peer, name in (("nginx", "nginx"), ("haproxy", "HAProxy")):
+            found = against(peer, scenario, "handshakes_per_core")
+            verdict.append(judged(f"{words} / {name}", found, ">=", 0.98))
+    verdict += [
+        line("memory per idle TLS connection",
+             None if idle is None else round(idle / 1024, 2), "<=", 16, "KiB"),
+        line("p99 of others under a flood of half handshakes, above calm",
+             figure(points, "tls-flood", PLAIN, "flood_added_us"), "<=", 2000, "µs"),
+    ]  # fmt: skip
+    return verdict
 
 
 def judge(points: Sequence[Point]) -> list[Budget]:
@@ -177,4 +215,4 @@ def judge(points: Sequence[Point]) -> list[Budget]:
         line("from start to the first response",
              of("sidecar", "fastgate", "start_s"), "<=", 0.3, "s"),
     ]  # fmt: skip
-    return verdict
+    return verdict + encrypted(points)

@@ -1,8 +1,9 @@
 """The C tools of the benchmarks, compiled by the machine's compiler when first needed.
 
-`load` (load generator), `backend` (upstream) and `relay` (the limit for a proxy) are one C file
-each, with their manual at the top. Programs go to `build/benchmarks/` under a name that carries
-the digest of their sources, so a change is compiled again and nothing stale is ever run.
+`load` (load generator), `backend` (upstream), `relay` (the limit for a proxy) and `hello` (half
+handshakes) are one C file each, with their manual at the top. Programs go to `build/benchmarks/`
+under a name that carries the digest of their sources, so a change is compiled again and nothing
+stale is ever run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 SOURCES = Path(__file__).parent
 BUILD = SOURCES.parent.parent / "build" / "benchmarks"
 FLAGS = ["-O2", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
+TOOLS = ("load", "backend", "relay", "hello")
+LIBSSL = ["-Wl,--as-needed", "-lssl", "-lcrypto"]
 
 
 class NoCompiler(RuntimeError):
@@ -31,7 +34,7 @@ def compiler() -> str:
 
 
 def tool(name: str) -> Path:
-    """The program `name` ("load", "backend", "relay"), compiled if it is not there yet.
+    """The program `name`, one of TOOLS, compiled if it is not there yet.
 
     Raises NoCompiler, and subprocess.CalledProcessError when the source does not compile.
     """
@@ -42,8 +45,7 @@ def tool(name: str) -> Path:
     if not program.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         fresh = program.with_suffix(f".{os.getpid()}")
-        subprocess.run(
-            [compiler(), *FLAGS, "-o", str(fresh), str(SOURCES / f"{name}.c")], check=True
-        )
+        source = str(SOURCES / f"{name}.c")
+        subprocess.run([compiler(), *FLAGS, "-o", str(fresh), source, *LIBSSL], check=True)
         fresh.rename(program)
     return program

@@ -60,4 +60,15 @@ static inline void histogram_print(const struct histogram *h, FILE *out)
     fputs("]}", out);
 }
 
+/* Record the numbers on stdin, print the histogram. For the tests. */
+static inline int histogram_of_stdin(struct histogram *h)
+{
+    unsigned long long v;
+    while (scanf("%llu", &v) == 1)
+        histogram_record(h, v);
+    histogram_print(h, stdout);
+    putchar('\n');
+    return 0;
+}
+
 #endif

@@ -16,18 +16,13 @@
  * One thread, one epoll set; --spin polls without sleeping (for a core of its own), so that waking
  * up does not count as latency. A run is warm-up, then the measured window; the line "measuring" is
  * printed when the window opens and "measured" when it closes, for a program that samples the server's
- * processor time in step with it. The last line is the result, one JSON object:
+ * processor time in step with it. The last line is the result, one JSON object: outcome.h.
  *
- *   window_s         length of the measured window
- *   responses        responses completed in it (what throughput and CPU per request divide by)
- *   statuses         {"200": n, …} over the whole run, warm-up and what was on its way at the end included
- *   connect_errors   connect() failed
- *   resets           a connection ended with a request on it unanswered
- *   timeouts         no answer within --timeout; the connection is replaced
- *   protocol_errors  not an HTTP/1.1 response with a Content-Length or none needed
- *   reconnects       connections the server ended between two requests: allowed, no error
- *   unanswered       open loop: due in the window, still without an answer after --timeout more
- *   latency          nanoseconds: a sparse histogram (histogram.h) of requests of the window
+ * --tls speaks TLS, verified (--tls-ca FILE --tls-name NAME) or not (--tls-insecure). --tls-version,
+ * --tls-cipher and --tls-group leave one choice, so that all servers agree on the same. With --close each
+ * request has a handshake of its own: a full one, or with --tls-resume one that offers the last session
+ * of its connection. A request's latency then contains the handshake. Without --close, and with --tls-resume,
+ * the window does not open before each connection has had its first handshake.
  *
  * --hold is for measuring memory: open the connections, send one request on each, print "held",
  * stay until stdin ends.
@@ -37,19 +32,16 @@
  */
 #include <getopt.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 
-#include "histogram.h"
-#include "net.h"
+#include "outcome.h"
+#include "requests.h"
 
-enum { CARRY = 8192, READ = 262144, EVENTS = 512, RAMP_NS = 50000, HOLD_RAMP_NS = 200000, RETRY_NS = 10000000 };
-enum state { CLOSED, CONNECTING, SENDING, IDLE };
-
-struct request {
-    char *bytes;
-    size_t len;
-};
+enum { CARRY = 8192, READ = 262144, EVENTS = 512 };
+enum { RAMP_NS = 50000, HOLD_RAMP_NS = 200000, TLS_HOLD_RAMP_NS = 2000000, RETRY_NS = 10000000, HOLD_BUSY = 8 };
+enum state { CLOSED, CONNECTING, SHAKING, SENDING, IDLE, LEAVING };
 
 struct conn {
     int fd;
@@ -59,66 +51,24 @@ struct conn {
     uint64_t due;                  /* what its latency counts from */
     uint64_t started;              /* when it was put on this connection: for the time-out */
     long long body;                /* bytes of the response still to come; -1: the head is not complete */
-    int status, close_after, answered;
+    int status, close_after, answered, shaken;
     struct conn *next;             /* in the queue of the free, or of those that wait to reconnect */
+    struct secure tls;
     uint32_t carried;
     char carry[CARRY];             /* a head that came in pieces */
 };
 
 static struct address target;
-static struct request *requests;
-static size_t nrequests, next_request;
+static struct requests requests;
 static struct conn *conns;
 static struct conn *free_head, *free_tail, *retry_head, *retry_tail;
-static uint32_t nconns = 1, nheld;
+static uint32_t nconns = 1, nheld, nshaken;
 static int ep, open_loop, close_each, hold, spin;
 static double duration = 3, warmup = 1, rate, timeout_s = 5;
 static uint64_t count_limit, started_total;
 static char *buffer;
 
 static uint64_t t_open, t_shut; /* the measured window; t_open 0: not yet known */
-static struct histogram latency;
-static uint64_t responses, statuses[1000];
-static uint64_t connect_errors, resets, timeouts, protocol_errors, reconnects, unanswered, in_window;
-
-/* ---- what is sent -------------------------------------------------------------------------- */
-
-static void add_request(const char *path, const char *headers, const char *extra, size_t body)
-{
-    char length[64] = "";
-    if (body)
-        snprintf(length, sizeof length, "Content-Length: %zu\r\n", body);
-    requests = realloc(requests, (nrequests + 1) * sizeof *requests);
-    char *bytes = NULL;
-    int n = asprintf(&bytes, "%s %s HTTP/1.1\r\n%s%s%s%s%s\r\n", body ? "POST" : "GET", path, headers,
-                     extra ? extra : "", extra ? "\r\n" : "", close_each ? "Connection: close\r\n" : "", length);
-    if (!requests || n < 0 || !(bytes = realloc(bytes, (size_t)n + body + 1)))
-        die("memory");
-    memset(bytes + n, 'u', body);
-    requests[nrequests++] = (struct request){bytes, (size_t)n + body};
-}
-
-/* A line is a path, or a path, a tab and one more header line. Sent in turn, over and over. */
-static void read_requests(const char *file, const char *headers, size_t body)
-{
-    FILE *f = fopen(file, "r");
-    char *line = NULL;
-    size_t cap = 0;
-    ssize_t n;
-    if (!f)
-        die(file);
-    while ((n = getline(&line, &cap, f)) > 0) {
-        line[strcspn(line, "\r\n")] = 0;
-        if (!*line)
-            continue;
-        char *tab = strchr(line, '\t');
-        if (tab)
-            *tab++ = 0;
-        add_request(line, headers, tab, body);
-    }
-    free(line);
-    fclose(f);
-}
 
 /* ---- queues -------------------------------------------------------------------------------- */
 
@@ -146,6 +96,7 @@ static void begin(struct conn *c, uint64_t due, uint64_t now);
 
 static void disconnect(struct conn *c)
 {
+    tls_drop(&c->tls, c->state == LEAVING);
     if (c->fd >= 0)
         close(c->fd);
     c->fd = -1;
@@ -179,11 +130,13 @@ static void fail(struct conn *c, uint64_t *counter, uint64_t now)
 static void push_out(struct conn *c, uint64_t now)
 {
     while (c->sent < c->request->len) {
-        ssize_t n = send(c->fd, c->request->bytes + c->sent, c->request->len - c->sent, MSG_NOSIGNAL);
-        if (n < 0) {
+        const char *p = c->request->bytes + c->sent;
+        size_t left = c->request->len - c->sent;
+        ssize_t n = c->tls.ssl ? tls_send(c->tls.ssl, p, left) : send(c->fd, p, left, MSG_NOSIGNAL);
+        if (n <= 0) {
             /* A refusal may have come before the whole body was sent: read to find out. */
-            if (errno != EAGAIN && errno != EPIPE && errno != ECONNRESET)
-                fail(c, &resets, now);
+            if (n && errno != EAGAIN && errno != EPIPE && errno != ECONNRESET)
+                fail(c, errno == EPROTO ? &tls_errors : &resets, now);
             return;
         }
         c->sent += (size_t)n;
@@ -195,8 +148,7 @@ static void begin(struct conn *c, uint64_t due, uint64_t now)
     if (count_limit && started_total >= count_limit)
         return;
     started_total++;
-    c->request = &requests[next_request];
-    next_request = next_request + 1 == nrequests ? 0 : next_request + 1;
+    c->request = next_of(&requests);
     c->sent = 0;
     c->body = -1;
     c->close_after = 0;
@@ -222,15 +174,26 @@ static void begin(struct conn *c, uint64_t due, uint64_t now)
         die("epoll_ctl");
 }
 
+static int measured(uint64_t when)
+{
+    return t_open && when >= t_open && when < t_shut;
+}
+
 static void complete(struct conn *c, uint64_t now)
 {
     responses++;
     statuses[c->status]++;
-    if (t_open && now >= t_open && now < t_shut)
-        in_window++;
+    in_window += (uint64_t)measured(now);
     uint64_t from = open_loop ? c->due : now;
-    if (t_open && from >= t_open && from < t_shut)
+    if (measured(from))
         histogram_record(&latency, now - c->due);
+    if (c->tls.ssl && (c->close_after || close_each)) {
+        /* The server closes, with close_notify; to close first would answer that with a reset. */
+        c->request = NULL;
+        c->state = LEAVING;
+        c->started = now;
+        return;
+    }
     if (c->close_after || close_each)
         disconnect(c);
     else
@@ -261,8 +224,11 @@ static int read_head(struct conn *c, const char *head, size_t len)
 static int take(struct conn *c, const char *p, size_t n, uint64_t now)
 {
     if (!c->request) { /* bytes that answer nothing; the connection is where it was, in the queue */
+        int leaving = c->state == LEAVING;
         protocol_errors++;
         disconnect(c);
+        if (leaving)
+            free_again(c, now);
         return -1;
     }
     if (c->body < 0) {
@@ -303,6 +269,33 @@ static int take(struct conn *c, const char *p, size_t n, uint64_t now)
     return 0;
 }
 
+/* The handshake, and once it is complete the request. 0: not yet, or failed. */
+static int shake(struct conn *c, uint64_t now)
+{
+    int rc = tls_shake(&c->tls, measured(now));
+    if (rc < 0)
+        fail(c, errno == EPROTO ? &tls_errors : &resets, now);
+    if (rc <= 0)
+        return 0;
+    c->state = SENDING;
+    push_out(c, now);
+    return 1;
+}
+
+/* recv said 0, or that the connection is broken. */
+static void ended(struct conn *c, ssize_t n, uint64_t now)
+{
+    if (c->state == LEAVING) {
+        disconnect(c);
+        free_again(c, now);
+    } else if (c->request) {
+        fail(c, n < 0 && errno == EPROTO ? &tls_errors : &resets, now);
+    } else {
+        reconnects++; /* closed between requests: the next one connects again */
+        disconnect(c);
+    }
+}
+
 static void on_event(struct conn *c, uint32_t events, uint64_t now)
 {
     if (c->state == CLOSED)
@@ -317,30 +310,36 @@ static void on_event(struct conn *c, uint32_t events, uint64_t now)
         }
         if (!(events & EPOLLOUT))
             return;
-        c->state = SENDING;
+        if (tls_context) {
+            c->state = SHAKING;
+            tls_begin(&c->tls, c->fd);
+        } else {
+            c->state = SENDING;
+            push_out(c, now);
+        }
+    } else if (events & EPOLLOUT && c->state == SENDING && c->sent < c->request->len) {
         push_out(c, now);
-    } else if (events & EPOLLOUT && c->request && c->sent < c->request->len) {
-        push_out(c, now);
+    }
+    if (c->state == SHAKING) {
+        if (!shake(c, now))
+            return;
+        nshaken += !c->shaken;
+        c->shaken = 1;
     }
     if (!(events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
         return;
     int fd = c->fd;
-    while (c->fd == fd && c->state != CLOSED) {
-        ssize_t n = recv(fd, buffer, READ, 0);
+    while (c->fd == fd && c->state > SHAKING) {
+        ssize_t n = c->tls.ssl ? tls_take(&c->tls, buffer, READ) : recv(fd, buffer, READ, 0);
         if (n < 0 && errno == EAGAIN)
             return;
         if (n <= 0) {
-            if (c->request) {
-                fail(c, &resets, now);
-            } else {
-                reconnects++; /* closed between requests: the next one connects again */
-                disconnect(c);
-            }
+            ended(c, n, now);
             return;
         }
         if (take(c, buffer, (size_t)n, now) < 0)
             return;
-        if (n < READ && !(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+        if (!c->tls.ssl && n < READ && !(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
             return;
     }
 }
@@ -350,7 +349,7 @@ static void on_event(struct conn *c, uint32_t events, uint64_t now)
 static void check_timeouts(uint64_t now)
 {
     for (uint32_t i = 0; i < nconns; i++)
-        if (conns[i].request && (double)(now - conns[i].started) > timeout_s * 1e9)
+        if ((conns[i].request || conns[i].state == LEAVING) && (double)(now - conns[i].started) > timeout_s * 1e9)
             fail(&conns[i], &timeouts, now);
 }
 
@@ -400,11 +399,18 @@ static void announce(const char *what)
     fflush(stdout);
 }
 
+/* First handshakes do not belong in a window of requests over kept connections, nor, as full ones, in one of
+   resumed handshakes. */
+static int greeting(uint64_t now, uint64_t t0)
+{
+    uint64_t patience = (uint64_t)((warmup + timeout_s) * 1e9);
+    return tls_context && (!close_each || tls_options.resume) && !count_limit && !hold && nshaken < nconns && now < t0 + patience;
+}
+
 static int finished(uint64_t now)
 {
     if (hold || count_limit)
-        return hold ? nheld == nconns
-                    : responses + connect_errors + resets + timeouts + protocol_errors >= count_limit;
+        return hold ? nheld == nconns : finished_requests() >= count_limit;
     return t_shut && now >= t_shut;
 }
 
@@ -413,26 +419,33 @@ static void run(void)
     uint64_t t0 = now_ns(), now = t0, issued = 0, next_check = t0;
     uint32_t ramped = 0;
     int opened = 0;
-    /* Held connections come slowly, so that few are ever busy and what is measured is idle. */
-    uint64_t ramp = hold ? HOLD_RAMP_NS : RAMP_NS;
+    /* Held connections come slowly, and few are ever busy, so that what is measured is idle. */
+    uint64_t ramp = !hold ? RAMP_NS : tls_context ? TLS_HOLD_RAMP_NS : HOLD_RAMP_NS;
     double interval = open_loop ? 1e9 / rate : 0;
-    t_open = t0 + (uint64_t)(warmup * 1e9);
+    uint64_t opens = t0 + (uint64_t)(warmup * 1e9);
+    t_open = opens;
     t_shut = count_limit || hold ? UINT64_MAX : t_open + (uint64_t)(duration * 1e9);
 
     while (!finished(now)) {
+        if (!opened && greeting(now, t0)) {
+            t_open = t_shut = UINT64_MAX;
+        } else if (t_open == UINT64_MAX) {
+            t_open = now > opens ? now : opens;
+            t_shut = t_open + (uint64_t)(duration * 1e9);
+        }
         if (!opened && now >= t_open) {
             opened = 1;
             announce("measuring");
         }
         uint64_t wake = next_check;
-        while (ramped < nconns && t0 + ramped * ramp <= now) {
+        while (ramped < nconns && t0 + ramped * ramp <= now && !(hold && ramped - nheld >= HOLD_BUSY)) {
             struct conn *c = &conns[ramped++];
             if (open_loop)
                 push(&free_head, &free_tail, c);
             else
                 begin(c, now, now);
         }
-        if (ramped < nconns && t0 + ramped * ramp < wake)
+        if (ramped < nconns && t0 + ramped * ramp > now && t0 + ramped * ramp < wake)
             wake = t0 + ramped * ramp;
         if (open_loop) {
             while (free_head && (!count_limit || issued < count_limit)) {
@@ -496,41 +509,17 @@ static void run(void)
         while (poll(&in, 1, -1) < 0 || read(0, &c, 1) > 0)
             ;
         /* a connection that was closed shows as readable with nothing to read */
-        for (uint32_t i = 0; i < nconns; i++)
-            if (conns[i].fd >= 0 && recv(conns[i].fd, &c, 1, MSG_DONTWAIT) == 0)
-                reconnects++;
+        for (uint32_t i = 0; i < nconns; i++) {
+            if (conns[i].fd < 0)
+                continue;
+            SSL *ssl = conns[i].tls.ssl;
+            reconnects += (ssl ? tls_recv(ssl, &c, 1) : recv(conns[i].fd, &c, 1, MSG_DONTWAIT)) == 0;
+        }
     }
     double window = count_limit || hold ? (double)(now - t_open) / 1e9 : duration;
     if (count_limit)
         in_window = responses;
-    printf("{\"version\": 1, \"mode\": \"%s\", \"connections\": %u, \"rate\": %g, \"window_s\": %.6f, "
-           "\"responses\": %llu, \"connect_errors\": %llu, \"resets\": %llu, \"timeouts\": %llu, "
-           "\"protocol_errors\": %llu, \"reconnects\": %llu, \"unanswered\": %llu, \"statuses\": {",
-           hold ? "hold" : open_loop ? "open" : "closed", nconns, rate, window,
-           (unsigned long long)in_window, (unsigned long long)connect_errors,
-           (unsigned long long)resets, (unsigned long long)timeouts,
-           (unsigned long long)protocol_errors, (unsigned long long)reconnects,
-           (unsigned long long)unanswered);
-    const char *comma = "";
-    for (int i = 0; i < 1000; i++)
-        if (statuses[i]) {
-            printf("%s\"%d\": %llu", comma, i, (unsigned long long)statuses[i]);
-            comma = ", ";
-        }
-    printf("}, \"latency\": ");
-    histogram_print(&latency, stdout);
-    puts("}");
-}
-
-/* --histogram: record the numbers on stdin, print the histogram. For the tests. */
-static int histogram_of_stdin(void)
-{
-    unsigned long long v;
-    while (scanf("%llu", &v) == 1)
-        histogram_record(&latency, v);
-    histogram_print(&latency, stdout);
-    putchar('\n');
-    return 0;
+    print_outcome(hold ? "hold" : open_loop ? "open" : "closed", nconns, rate, window);
 }
 
 static const struct option options[] = {
@@ -541,7 +530,11 @@ static const struct option options[] = {
     {"requests", required_argument, NULL, 'f'}, {"body", required_argument, NULL, 'b'},
     {"timeout", required_argument, NULL, 'T'},  {"close", no_argument, NULL, 'C'},
     {"hold", no_argument, NULL, 'h'},           {"spin", no_argument, NULL, 's'},
-    {"histogram", no_argument, NULL, 'x'},      {NULL, 0, NULL, 0},
+    {"histogram", no_argument, NULL, 'x'},      {"tls", no_argument, &tls_options.wanted, 1},
+    {"tls-ca", required_argument, NULL, 'A'},   {"tls-insecure", no_argument, &tls_options.insecure, 1},
+    {"tls-name", required_argument, NULL, 'N'}, {"tls-resume", no_argument, &tls_options.resume, 1},
+    {"tls-version", required_argument, NULL, 'V'}, {"tls-cipher", required_argument, NULL, 'S'},
+    {"tls-group", required_argument, NULL, 'G'}, {NULL, 0, NULL, 0},
 };
 
 int main(int argc, char **argv)
@@ -552,6 +545,12 @@ int main(int argc, char **argv)
     int o, have_target = 0;
     while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (o) {
+        case 0: break; /* a flag of TLS */
+        case 'A': tls_options.ca = optarg; break;
+        case 'N': tls_options.name = optarg; break;
+        case 'V': tls_options.terms.version = optarg; break;
+        case 'S': tls_options.terms.cipher = optarg; break;
+        case 'G': tls_options.terms.group = optarg; break;
         case 't': target = parse_address(optarg); have_target = 1; break;
         case 'c': nconns = (uint32_t)atoi(optarg); break;
         case 'd': duration = atof(optarg); break;
@@ -565,7 +564,7 @@ int main(int argc, char **argv)
         case 'C': close_each = 1; break;
         case 'h': hold = 1; warmup = 0; break;
         case 's': spin = 1; break;
-        case 'x': return histogram_of_stdin();
+        case 'x': return histogram_of_stdin(&latency);
         case 'H': {
             int n = snprintf(headers + used, sizeof headers - used, "%s\r\n", optarg);
             if (n < 0 || (used += (size_t)n) >= sizeof headers)
@@ -577,21 +576,24 @@ int main(int argc, char **argv)
     }
     if (!have_target || !nconns || nconns > 100000 || duration <= 0 || warmup < 0 || timeout_s <= 0)
         die("usage: load --target HOST:PORT [--connections N] [--duration S] [--rate R] …");
+    if (close_each)
+        strncat(headers, "Connection: close\r\n", sizeof headers - used - 1);
     if (file)
-        read_requests(file, headers, body);
+        read_requests(&requests, file, headers, body);
     else
-        add_request(path, headers, NULL, body);
-    if (!nrequests)
+        add_request(&requests, path, headers, NULL, body);
+    if (!requests.count)
         die("--requests");
+    if (tls_options.wanted)
+        tls_prepare(hold);
+    signal(SIGPIPE, SIG_IGN); /* libssl writes without MSG_NOSIGNAL */
     raise_descriptors();
     prctl(PR_SET_TIMERSLACK, 1);
     ep = epoll_create1(EPOLL_CLOEXEC);
     buffer = malloc(READ);
     conns = calloc(nconns, sizeof *conns);
-    if (ep < 0 || !buffer || !conns)
-        die("start");
-    for (uint32_t i = 0; i < nconns; i++)
-        conns[i].fd = -1;
+    if (ep < 0 || !buffer || !conns) die("start");
+    for (uint32_t i = 0; i < nconns; i++) conns[i].fd = -1;
     run();
     return 0;
 }

@@ -21,11 +21,14 @@ from fastgate._core.platform.atomics cimport fg_store
 from fastgate._core.platform.buffer cimport buf_trim, buffers_free, buffers_init
 from fastgate._core.shared.cells cimport cells_of_limiter, cells_of_quota
 from fastgate._core.shared.counters cimport counters_worker
-from fastgate._core.shared.credentials cimport CredentialIndex, credential_find
+from fastgate._core.shared.credentials cimport CredentialIndex
+from fastgate._core.shared.lookup cimport credential_find, credential_of
+from fastgate._core.http1.entry cimport entry_of
 from fastgate._core.http1.server cimport (
-    down_accepted, down_close, down_data, down_drained, down_hup, down_progress, pause_accept, resume_accept)
+    down_accepted, down_close, down_connected, down_data, down_drain, down_drained, down_hup, down_progress, pause_accept, resume_accept)
 from fastgate._core.exchange.ending cimport exchange_cut, exchange_gone, exchange_unread
-from fastgate._core.exchange.exchange cimport exchange_body, exchange_head, exchange_head_bad, exchange_late, exchange_line
+from fastgate._core.exchange.exchange cimport (
+    exchange_body, exchange_go_on, exchange_head, exchange_head_bad, exchange_late, exchange_line)
 from fastgate._core.exchange.forward cimport (
     call_can_write, call_got_body, call_got_head, call_got_interim, call_has_failed, call_must_render,
     exchange_drained)
@@ -34,20 +37,27 @@ from fastgate._core.http.head cimport MAX_FIELDS
 from fastgate._core.money.money_file cimport MoneyFile
 from fastgate._core.io.libuv cimport hook_close, hook_fd, hook_open, libuv_load
 from fastgate._core.io.outer_loop cimport outer_free, outer_init, outer_leave, outer_timer_set, outer_watch
+from fastgate._core.io.tls cimport tls_free_scratch
 from fastgate._core.io.poller cimport poller_add_listener, poller_free, poller_init, poller_remove
 from fastgate._core.rounds cimport (
     bury, finish_rounds, for_python, has_more, one_round, publish, read_window_clock, rounds)
-from fastgate._core.upstream.pool cimport pool_free, pool_init
+from fastgate._core.upstream.pool cimport pool_forget_sessions, pool_free, pool_init
 from fastgate._core.exchange.snapshot_ref cimport unpin_all
 from fastgate._core.snapshot.snapshot cimport Snapshot
+from fastgate._core.tls.choice cimport listener_of
+from fastgate._core.exchange.subrequest cimport subs_close, subs_free
+from fastgate._core.reports cimport Reports
+from fastgate._core.tls.ring cimport TlsRing
+from fastgate._core.tokens.issuers cimport IssuerRing
+from fastgate._core.tokens.verdicts cimport verdicts_forget
 from fastgate._core.state cimport (
-    DOWN_IDLE, MAX_LISTENERS, MAX_POOLS, core, downstream, exchange, lookup_fn, snapref, upstream)
+    MAX_LISTENERS, MAX_POOLS, core, digest_fn, downstream, exchange, lookup_fn, snapref, upstream)
 from fastgate._core.io.connection cimport (
     KIND_DOWN, KIND_LISTENER, KIND_TIMER, KIND_UP, conn, conn_events)
 from fastgate._core.platform.sys cimport errno, getrandom, monotonic_ns, realtime_ns
 from fastgate._core.io.timer cimport timer_arm, timer_free, timer_init, timer_set
-from fastgate._core.upstream.call cimport up_connected, up_data, up_drained, up_progress, upstream_close
-from fastgate._core.io.transport cimport conn_peek
+from fastgate._core.upstream.call cimport up_connected, up_data, up_drained, up_progress
+from fastgate._core.upstream.connection cimport upstream_close
 
 import asyncio
 import os
@@ -55,8 +65,9 @@ import resource
 
 import uvloop
 
+from fastgate._core.tls.keyring import listener_id
+
 cdef enum:
-    FIRST_REQUEST_NS = 1000000000
     KEEP_SMALL = 512          # free buffers kept: 8 MiB
     KEEP_LARGE = 32           # 2 MiB
     OTHER_DESCRIPTORS = 64    # for handlers' files, snapshots, modules
@@ -84,7 +95,21 @@ cdef uint32_t descriptors_left() except 0:
     return max(2, min(1u << 31, limit - used - min(OTHER_DESCRIPTORS, limit // 8)))
 
 
-cdef class Engine(Host):
+cdef uint64_t listeners_used(core *c) noexcept nogil:
+    """The listeners that accept, and those whose connections are still open: by their index."""
+    cdef uint64_t used = 0
+    cdef const downstream *d = c.downs
+    cdef uint32_t i
+    for i in range(c.n_listeners):
+        if c.listeners[i].fd >= 0:
+            used |= 1ull << i
+    while d is not NULL:
+        used |= 1ull << d.listener
+        d = d.next
+    return used
+
+
+cdef class Engine(Reports):
     """The data plane of worker `worker`, counting into `segment`.
 
     Not thread-safe: one event loop owns it. After `run_in(loop)` it waits in that loop.
@@ -99,6 +124,8 @@ cdef class Engine(Host):
         if self.c is NULL:
             raise MemoryError
         c = self.c
+        self.keys = {}
+        self.rings = []
         c.loop.epfd = -1
         c.loop.timerfd = -1
         c.worker = worker
@@ -115,6 +142,7 @@ cdef class Engine(Host):
         if getrandom(c.random, sizeof(c.random), 0) != sizeof(c.random):
             raise OSError(errno, "getrandom")
         c.lookup = <lookup_fn><void *>credential_find
+        c.lookup_digest = <digest_fn><void *>credential_of
         c.descriptors = descriptors_left()
         c.pause.kind = KIND_TIMER
         c.pause.fd = -1
@@ -143,6 +171,7 @@ cdef class Engine(Host):
         timer_free(&c.loop)
         pool_free(c)
         buffers_free(&c.loop.bufs)
+        tls_free_scratch(&c.loop)
         while c.free_ups is not NULL:
             u = c.free_ups
             c.free_ups = u.next
@@ -155,20 +184,25 @@ cdef class Engine(Host):
             e = c.free_exchanges
             c.free_exchanges = e.next
             free(e)
+        subs_free(c)
+        if c.tokens is not NULL:
+            verdicts_forget(&c.tokens.known)
+            free(c.tokens)
         free(c)
         self.c = NULL
 
     # ---- configuration ------------------------------------------------------------------
 
-    def listen(self, int fd, str name) -> None:
-        """Accept connections from a listening socket; the caller keeps it open. Raises ValueError if there are too many
-        listeners, OSError if epoll fails."""
+    def listen(self, int fd, str key) -> None:
+        """Accept connections from a listening socket; the caller keeps it open. `key`: `messages.Listener.key`, by which
+        the snapshot and the keyring know it. Raises ValueError if there are too many listeners, OSError if epoll fails."""
         cdef core *c = self.c
         cdef conn *x = NULL
         cdef uint32_t i
+        cdef uint64_t used = listeners_used(c)
         cdef int error
         for i in range(MAX_LISTENERS):
-            if c.listeners[i].kind == 0 or c.listeners[i].fd < 0:
+            if not used >> i & 1:
                 x = &c.listeners[i]
                 if i >= c.n_listeners:
                     c.n_listeners = i + 1
@@ -178,11 +212,14 @@ cdef class Engine(Host):
         x.kind = KIND_LISTENER
         x.loop = &c.loop
         x.fd = fd
+        self.keys[i] = key.encode()
+        c.listener_ids[i] = listener_id(key)
+        self.find(i)
         if c.accepting:
             error = poller_add_listener(&c.loop, x)
             if error < 0:
                 x.fd = -1
-                raise OSError(-error, os.strerror(-error), name)
+                raise OSError(-error, os.strerror(-error), key)
 
     def unlisten(self, int fd) -> None:
         """Stop accepting from this socket."""
@@ -203,6 +240,7 @@ cdef class Engine(Host):
         """
         cdef core *c = self.c
         cdef snapref *r = <snapref *>calloc(1, sizeof(snapref))
+        cdef uint32_t i
         if r is NULL:
             raise MemoryError
         r.snap = snapshot.header
@@ -212,6 +250,8 @@ cdef class Engine(Host):
         Py_INCREF(handlers)
         self.retire()
         c.ref = r
+        for i in range(c.n_listeners):
+            self.find(i)
         c.request_caps.line = r.snap.max_line
         c.request_caps.head = r.snap.max_head
         c.request_caps.fields = r.snap.max_fields if r.snap.max_fields < MAX_FIELDS else MAX_FIELDS
@@ -227,10 +267,40 @@ cdef class Engine(Host):
             self.kick()
         resume_accept(c)
 
+    def check_keyring(self, keyring) -> None:
+        """Raise what `set_keyring` would raise."""
+        TlsRing(keyring)
+        IssuerRing(keyring)
+
+    def set_keyring(self, keyring) -> None:
+        """Use what this keyring has (`keyring.read`) for new connections. Raises KeyringError if something in it cannot
+        be used; then the old one stays in use."""
+        cdef TlsRing ring = TlsRing(keyring)
+        cdef IssuerRing issuers = IssuerRing(keyring)
+        cdef uint32_t i
+        # Handshakes in progress go on with the ring that they began with.
+        self.rings = [each for each in self.rings if each.busy]
+        self.rings.append(ring)
+        self.c.tls = &ring.ring
+        self.c.issuers = &issuers.ring   # nothing refers to the old one
+        self.issuers = issuers
+        self.c.keyrings += 1
+        pool_forget_sessions(self.c)     # the new one may trust others
+        for i in range(self.c.n_listeners):
+            self.find(i)
+
+    cdef int find(self, uint32_t i) except -1:
+        """Find what the current snapshot and keyring have about a listener's new connections."""
+        cdef bytes key = self.keys.get(i, b"")
+        self.c.entries[i] = entry_of(self.c.ref.snap, self.c.listener_ids[i]) if self.c.ref is not NULL else NULL
+        self.c.tls_of[i] = listener_of(self.c.tls, key, len(key)) if self.c.tls is not NULL else NULL
+        return 0
+
     def set_credentials(self, CredentialIndex index not None) -> None:
-        """Look keys up in this index from now on."""
+        """Look credentials up in this index from now on."""
         self.credentials = index
         self.c.credentials = <void *>index
+        self.c.index_head = index.header
 
     def set_money(self, MoneyFile money not None) -> None:
         """Charge through this map, bound to the engine's segment. Without a map, priced routes refuse."""
@@ -241,7 +311,8 @@ cdef class Engine(Host):
         """Stop accepting, close idle connections, let the rest finish with Connection: close.
 
         Connections in the accept queues are accepted first, and a connection that has not sent its
-        first request yet gets a second to do so: every accepted connection is served.
+        first request yet gets a second to do so, and one for its TLS handshake before that: every
+        accepted connection is served.
         """
         cdef core *c = self.c
         cdef downstream *d
@@ -260,11 +331,7 @@ cdef class Engine(Host):
         d = c.downs
         while d is not NULL:
             following = d.next
-            if d.state == DOWN_IDLE and not conn_peek(&d.io):
-                if d.requests == 0:
-                    timer_set(&c.loop, &d.io, c.loop.now + FIRST_REQUEST_NS)
-                else:
-                    down_close(d)
+            down_drain(d)
             d = following
         bury(c, 0)
         timer_arm(&c.loop)
@@ -331,6 +398,8 @@ cdef class Engine(Host):
             wake_upcalls(c)
         if c.released is not NULL:
             self.sweep()
+        if c.n_questions and self.on_questions is not None:
+            self.on_questions()
         return 0
 
     cdef void retire(self) noexcept:
@@ -402,18 +471,13 @@ cdef class Engine(Host):
             "upcalls": c.n_upcalls,
             "streams": c.n_streams,
             "calls": c.n_calls,
+            "subrequests": c.n_subs,
             "buffers": c.loop.bufs.alive,
             "retired_snapshots": self.count_retired(),
+            "handshakes": c.n_handshakes,
+            "rested": self.count_rested(),
             "accepting": c.accepting,
         }
-
-    def count_retired(self) -> int:
-        cdef snapref *r = self.c.retired
-        cdef int n = 0
-        while r is not NULL:
-            n += 1
-            r = r.next
-        return n
 
     def close(self) -> None:
         """Close every connection at once; exchanges in flight are logged as aborted."""
@@ -435,6 +499,7 @@ cdef class Engine(Host):
             else:
                 down_close(d)
             d = following
+        subs_close(c)
         for i in range(MAX_POOLS):
             while c.pools[i].idle is not NULL:
                 upstream_close(c, c.pools[i].idle)
@@ -489,6 +554,7 @@ cdef void fill_sinks(core *c) noexcept:
     cdef conn_events *down = &c.loop.on[<int>KIND_DOWN]
     cdef conn_events *up = &c.loop.on[<int>KIND_UP]
     c.loop.accepted = down_accepted
+    down.connected = down_connected
     down.data = down_data
     down.drained = down_drained
     down.progress = down_progress
@@ -505,6 +571,7 @@ cdef void fill_sinks(core *c) noexcept:
     c.sink.drained = exchange_drained
     c.sink.gone = exchange_gone
     c.sink.unread = exchange_unread
+    c.sink.go_on = exchange_go_on
     c.sink.call_head = call_got_head
     c.sink.call_interim = call_got_interim
     c.sink.call_body = call_got_body

@@ -1,6 +1,6 @@
 """Reasons: why an exchange ended, as stable numbers. `fastgate/errors.py` gives each its
-name, status and text; a test compares the two lists. Append only; never renumber: the numbers
-are in shared memory and in logs."""
+name, status and text; a test compares the two lists. Never renumber: the numbers are in shared
+memory and in logs. Any unused number will do; related ones are together as far as there is room."""
 from libc.stdint cimport uint8_t, uint32_t
 
 cpdef enum Reason:
@@ -10,6 +10,8 @@ cpdef enum Reason:
     AMBIGUOUS_FRAMING = 2
     BAD_TARGET = 3
     BAD_HOST = 4
+    HTTPS_REQUIRED = 5
+    REQUEST_INVALID = 6
     # 401
     CREDENTIAL_MISSING = 10
     CREDENTIAL_UNKNOWN = 11
@@ -33,7 +35,10 @@ cpdef enum Reason:
     CONSUMER_SUSPENDED = 42
     ADDRESS_DENIED = 43
     SUBSCRIPTION_PAUSED = 44
-    # 404, 405, 406, 408, 410, 413, 414, 417, 431
+    CERTIFICATE_REQUIRED = 45
+    INSUFFICIENT_SCOPE = 46
+    SUBJECT_UNKNOWN = 47
+    # 404, 405, 406, 408, 410, 413, 414, 417, 421, 431
     NO_ROUTE = 50
     METHOD_NOT_ALLOWED = 51
     NOT_ACCEPTABLE = 52
@@ -43,16 +48,22 @@ cpdef enum Reason:
     TARGET_TOO_LONG = 56
     HEADERS_TOO_LARGE = 57
     EXPECTATION_FAILED = 58
+    MISDIRECTED_REQUEST = 59
     # 429
     RATE_LIMITED = 60
     QUOTA_EXHAUSTED = 61
     CONCURRENCY_LIMITED = 62
     HOLD_IN_FLIGHT = 63
-    # 500, 501, 505, 503
+    # the status that its route says
+    FAULT_INJECTED = 64
+    # 500, 501, 505, 503, 502
     INTERNAL_ERROR = 70
     NOT_IMPLEMENTED = 71
     VERSION_NOT_SUPPORTED = 72
     ACCOUNT_NOT_LOADED = 73
+    MAINTENANCE = 74
+    UPSTREAM_TLS_FAILED = 75
+    AUTHORIZATION_UNAVAILABLE = 76
     # 502, 503, 504, 508
     UPSTREAM_INVALID_RESPONSE = 80
     UPSTREAM_CONNECT_FAILED = 81
@@ -69,8 +80,13 @@ cpdef enum Reason:
     RESPONSE_TRUNCATED = 101
     TUNNEL_CLOSED = 102
     CLIENT_TIMEOUT = 103
-    REASON_COUNT = 128
+    REASON_COUNT = 160        # numbers up to here; those without a name are free
 
 # The stable name ("rate_limited") of a reason, for text written in C: NUL-terminated, always
 # valid, its length in *length. "" for REASON_NONE; "reason_<n>" for a number without a name.
 cdef const char *reason_text(uint32_t reason, uint32_t *length) noexcept nogil
+
+cdef inline bint failed_here(uint32_t reason, uint32_t status) noexcept nogil:
+    """Whether an exchange that ended so failed on our side or upstream, not because of its client or on purpose."""
+    return (status >= 500 or INTERNAL_ERROR <= reason < CLIENT_CLOSED) and reason != FAULT_INJECTED \
+        and reason != MAINTENANCE

@@ -13,8 +13,9 @@ cdef void publish(core *c) noexcept nogil           # the worker's row in the se
 
 cdef inline int has_more(const core *c) noexcept nogil:
     """Whether something is left that no event will announce."""
-    return c.loop.ready_head is not NULL or c.loop.graveyard is not NULL or c.unpin_at is not NULL
+    return (c.loop.ready.head is not NULL or c.loop.turns.head is not NULL or c.loop.graveyard is not NULL
+            or c.unpin_at is not NULL or c.upcall_head is not NULL)
 
 
 cdef inline int for_python(const core *c) noexcept nogil:
-    return c.upcall_head is not NULL or c.wake_head is not NULL or c.released is not NULL
+    return c.upcall_head is not NULL or c.wake_head is not NULL or c.released is not NULL or c.n_questions != 0

@@ -8,6 +8,7 @@ empties between two rounds.
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
 
+from fastgate._core.exchange.subrequest cimport subs_reuse
 from fastgate._core.exchange.snapshot_ref cimport unpin_some
 from fastgate._core.http1.server cimport down_timeout, resume_accept
 from fastgate._core.io.connection cimport KIND_DOWN, KIND_UP, conn
@@ -34,7 +35,7 @@ cdef void rounds(core *c) noexcept nogil:
             start = c.loop.now
         # One event is light traffic. Another poll costs less than a turn of the event loop only if it is
         # likely to find something.
-        if (n <= 1 and c.loop.ready_head is NULL) or c.loop.now - start > ROUND_NS or for_python(c):
+        if (n <= 1 and c.loop.ready.head is NULL and c.loop.turns.head is NULL) or c.loop.now - start > ROUND_NS or for_python(c):
             break
     finish_rounds(c)
 
@@ -56,6 +57,8 @@ cdef int one_round(core *c, int timeout) noexcept nogil:
 cdef void finish_rounds(core *c) noexcept nogil:
     if c.unpin_at is not NULL:
         unpin_some(c)
+    if c.ended_subs is not NULL:
+        subs_reuse(c)
     timer_arm(&c.loop)
     publish(c)
 

@@ -21,31 +21,46 @@ from fastgate._core.shared.cells cimport cells, decision
 from fastgate._core.shared.layout cimport (
     account_row, route_counters, segment_header, worker_counters, worker_row)
 from fastgate._core.shared.consumer_row cimport consumer_row, limit_override
-from fastgate._core.shared.credentials cimport credential_entry, key_memory
+from fastgate._core.shared.credentials cimport credential_entry, index_header
+from fastgate._core.shared.lookup cimport key_memory
 from fastgate._core.io.connection cimport conn, delivery, event_loop
+from fastgate._core.io.proxy_header cimport proxied
 from fastgate._core.http.head cimport caps, head
 from fastgate._core.http1.chunked cimport chunk_state
 from fastgate._core.shared.log_ring cimport PHASES
 from fastgate._core.money.layout cimport money_record, area_view
+from fastgate._core.tls.openssl cimport SSL_SESSION
+from fastgate._core.tokens.issuers cimport issuer_ring
+from fastgate._core.tokens.memory cimport token_memory
+from fastgate._core.tokens.questions cimport QUESTIONS, question
+from fastgate._core.tokens.verdicts cimport verdict
+from fastgate._core.tls.tables cimport tls_listener, tls_peer, tls_ring
 from fastgate._core.snapshot.router cimport route_keys, route_match
+from fastgate._core.snapshot.auth cimport auth_method
 from fastgate._core.snapshot.snapshot cimport (
-    limit_rec, policy_rec, route_rec, service_rec, snapshot_header, target_rec, upstream_rec)
+    limit_rec, listener_rec, policy_rec, route_rec, service_rec, snapshot_header, table_ref, target_rec, upstream_rec)
 
 cdef enum:
     MAX_POOLS = 4096
     MAX_TAKEN = 24            # limits that one exchange can take from
     MAX_LISTENERS = 64
+    SESSIONS = 2              # TLS sessions that a pool keeps
     MAX_SPENT = 6             # one count of requests, five spending limits
 
 ctypedef int (*lookup_fn)(void *index, const char *key, uint32_t length, int64_t now_s, key_memory *last,
                           const consumer_row **row, const credential_entry **entry) noexcept nogil
 
+ctypedef int (*digest_fn)(void *index, const uint8_t *digest, int64_t now_s, const consumer_row **row,
+                          const credential_entry **entry) noexcept nogil
+
 cdef struct core
 cdef struct downstream
 cdef struct upstream
+cdef struct announced
 cdef struct pool
 cdef struct call
 cdef struct exchange
+cdef struct subrequest
 
 # What the floors below call; filled in once, by engine. What `io` calls is in io/connection.pxd.
 cdef struct sinks:
@@ -53,11 +68,13 @@ cdef struct sinks:
     void (*line)(exchange *e) noexcept nogil                        # the request line is complete
     void (*head)(exchange *e) noexcept nogil                        # e.req is complete
     void (*head_bad)(exchange *e, int reason) noexcept nogil
-    void (*late)(exchange *e) noexcept nogil                        # the body, or the handler, is too slow
+    void (*late)(exchange *e) noexcept nogil                        # the body, the handler or a decision is too slow
     void (*body)(exchange *e) noexcept nogil                        # request bytes wait in the connection
     void (*drained)(exchange *e) noexcept nogil                     # response bytes may be queued (again)
     void (*gone)(exchange *e) noexcept nogil                        # the client left
     void (*unread)(exchange *e) noexcept nogil                      # it takes its answer too slowly
+    # exchange → exchange
+    void (*go_on)(exchange *e, int reason) noexcept nogil           # what it was parked for is decided
     # upstream → exchange
     void (*call_head)(call *k) noexcept nogil                       # k.resp is the final head, at k.resp_base
     void (*call_interim)(call *k) noexcept nogil                    # k.resp is a 103
@@ -162,6 +179,8 @@ cdef enum DownState:
     DOWN_LINGER = 3           # our last byte is sent; reading and discarding what the client still sends
     DOWN_TUNNEL = 4
     DOWN_CLOSED = 5
+    DOWN_HANDSHAKE = 6        # of TLS
+    DOWN_PROXY = 7            # its PROXY header is to come
 
 cdef struct downstream:
     conn io                   # must be first
@@ -174,12 +193,16 @@ cdef struct downstream:
     uint32_t lingered         # bytes read off while lingering
     uint16_t port             # client's, host order
     uint8_t state             # DownState
-    uint8_t listener
+    uint8_t listener          # index in core.listeners
     uint8_t secure            # came over TLS
     uint8_t trusted           # 1 + whether the peer is a trusted proxy; 0: not looked up yet
     uint8_t half_closed       # the client sends no more, but is still served
     const server_codec *codec
+    const tls_peer *peer      # NULL: no TLS, or no client certificate was asked for
     key_memory key            # the key of its last request
+    downstream *older         # while its TLS handshake is in progress: the one before it
+    downstream *newer
+    uint64_t counted          # the key of the limit of connections that it counts in; 0: none
     uint8_t text_len
     char text[46]             # address as text
     uint8_t address[16]       # peer's; IPv4 mapped; zero for unix sockets
@@ -202,12 +225,20 @@ cdef struct upstream:
     uint8_t reused            # the current call found it in the pool
     uint8_t pad[2]
     uint32_t pool_generation  # the pool's, when the connection was opened
+    uint32_t keyring          # core.keyrings, when its TLS began
     const client_codec *codec
     uint64_t keep_ns          # how long it may stay in the pool unused
     delivery out              # whether the upstream reads the request
+    announced *client         # whom its PROXY header announced; NULL: it began with none
 
-cdef struct pool:             # of one target, by its slot
-    uint64_t identity         # target_rec.identity; if it differs, the slot has a new owner
+cdef struct announced:        # see upstream/announced.pyx
+    proxied who
+    upstream *up
+    announced *next           # in the same bucket, while the connection is idle
+    announced *prev
+
+cdef struct pool:             # of one target, by its slot; 64 bytes
+    uint64_t identity         # target_rec.pool; if it differs, the slot has a new owner
     upstream *idle            # most recently used first
     upstream *oldest
     uint32_t idle_count
@@ -217,6 +248,9 @@ cdef struct pool:             # of one target, by its slot
     int64_t current           # smooth weighted round robin
     uint64_t ewma_ns          # of the time to the answer's head; 0: not known
     uint64_t sampled_ns       # when ewma_ns was last updated
+
+cdef struct pool_sessions:    # of TLS
+    SSL_SESSION *kept[SESSIONS]   # to be resumed, the newest last
 
 # ---- call ------------------------------------------------------------------------------
 cdef enum CallState:
@@ -235,6 +269,7 @@ cdef enum CallFlag:
     CALL_RESPONSE_DONE = 8    # the whole response was read
     CALL_CLOSE_AFTER = 16     # the upstream connection must not be pooled
     CALL_PYTHON = 32          # made by a Python handler
+    CALL_SUB = 64             # a subrequest's
     CALL_UPGRADE = 128        # asked for an upgrade
     CALL_COUNTED = 256        # counted in pool.active
     CALL_FRESH = 512          # the chosen target's pooled connection was stale: open a new one
@@ -262,13 +297,15 @@ cdef struct call:
     uint64_t resp_remaining   # the codec's: FRAMING_LENGTH
     uint32_t first_byte_ms
     uint32_t idle_ms
-    uint16_t flags            # CallFlag
+    uint32_t flags            # CallFlag
     uint8_t state             # CallState
     uint8_t method_id
     uint8_t attempts          # targets chosen for it
     uint8_t turns             # of the retry loop: attempts, and new connections in place of stale ones
     uint16_t failure          # the Reason, once CALL_FAILED
+    uint16_t tls_fault        # TlsFault of the last handshake that failed
     uint8_t interims
+    uint8_t sticky            # 1 + index of the target that the client's cookie names; 0: it names none
     uint32_t py_method        # bytes of py_request: method, path, lines; the rest is the body
     uint32_t py_path
     uint32_t py_lines
@@ -298,13 +335,23 @@ cdef enum ExFlag:
     EX_ENDED = 256            # settled and logged
     EX_HEAD_ONLY = 512        # the answer has no body (HEAD, 204, 304)
     EX_CONTINUE_DUE = 1024    # the client waits for 100 Continue
-    EX_AWAIT_BODY = 4096      # collecting the body for a handler
+    EX_AWAIT_BODY = 4096      # collecting the body for Python
     EX_ABORTED = 8192
     EX_WAKE = 16384           # is in the wake list
+    EX_VALIDATING = 131072    # Python is to validate it
     EX_COUNTED_UPCALL = 262144
     EX_COUNTED_STREAM = 2097152
     EX_METERED = 524288       # it has a price, even if zero: a usage record is due
     EX_OWED = 4194304         # its client left before an answer began, and still owes for it
+    EX_CERTIFIED = 8388608    # its client has a certificate that the route accepts
+    EX_PARKED = 16777216      # waits for a decision (parking.pyx)
+
+cdef enum Stage:              # what a parked exchange does next
+    STAGE_AUTHENTICATE = 1    # find out who calls
+    STAGE_ADMIT = 2           # the caller is known
+    STAGE_LIMITS = 3          # a delay is over: take its limits
+    STAGE_VALIDATE = 4        # its limits are taken
+    STAGE_CHARGE = 5          # it is valid: hold what it costs
 
 cdef enum WakeBit:
     WAKE_GONE = 1             # the client left
@@ -336,13 +383,16 @@ cdef struct exchange:
     void *py                  # the Python Exchange, when a handler runs
     buf *headbuf              # holds the request head while the exchange lives
     buf *pathbuf              # canonical path, if it differs from what was sent
-    buf *body                 # collected body, for a handler
+    buf *body                 # the body, if it was collected
     buf *extra                # field lines that a handler adds to the answer it relays
+    buf *errors               # why it is not valid, for its refusal: the first error in words, then the list
     const char *base          # start of the request head
     const char *path          # canonical
-    const char *inline_body   # a body that came whole with the head: kept, for retries
+    const char *inline_body   # a body that came whole with the head, or was collected: kept, for retries
     route_counters *rc
     uint32_t inline_len
+    uint32_t first_error      # bytes of it in `errors`
+    uint32_t n_errors
     uint32_t path_len
     uint32_t ntaken
     uint32_t flags            # ExFlag
@@ -361,11 +411,10 @@ cdef struct exchange:
     uint64_t asked_ns         # since when we have waited for the client to send it; 0: we do not
     uint64_t asked_for_ns     # how long we waited for it before that
     int64_t body_credit       # ns that it may still take at the minimum rate
-    uint64_t answer_by        # a handler's deadline for the first byte; 0: none
+    uint64_t answer_by        # a handler's deadline for the first byte, or that of a parked exchange; 0: none
     uint64_t upstream_ns
     uint32_t phase_us[PHASES]
     uint64_t request_id[2]
-    char id_text[32]          # in hex digits, once has_id_text
     uint64_t trace_id[2]
     uint64_t span_id
     uint8_t trace_flags
@@ -374,10 +423,12 @@ cdef struct exchange:
     uint8_t id_from_client    # the client's X-Request-ID was valid and is kept
     uint8_t upgrading         # asks for a websocket
     uint8_t attempts
-    uint8_t log_flags
     uint8_t out               # the codec's: how the answer's body is framed
-    uint32_t wake             # WakeBit: what to report to Python
     uint8_t hide_query        # parameters of the query hold a key: put_query omits them
+    uint8_t stage             # Stage, while it is parked
+    uint16_t late             # the Reason with which it goes on when its time is over
+    uint32_t wake             # WakeBit: what to report to Python
+    uint32_t log_flags        # LogFlag
     uint64_t credential
     const limit_rec *tightest # the limit whose state is in `seen`
     decision seen
@@ -389,7 +440,6 @@ cdef struct exchange:
     int64_t money_held        # what requests in progress hold of the wallet and may give back
     uint64_t units_asked      # units of a meter that could not be held
     uint64_t units_fit        # how many would have fitted
-    char meter[48]            # its name
     int64_t charged           # captured so far
     uint64_t key_spending     # the credential's cap, as in credential_entry
     account_row *account      # who pays; NULL: not known
@@ -401,9 +451,21 @@ cdef struct exchange:
     uint32_t money_resets     # Unix seconds when the period of the spending limit that refused ends; 0: none did
     uint32_t access_ended     # Unix seconds when the subscription's access ended; 0: not known
     const limit_override *overrides   # the caller's own numbers, while it is admitted; NULL: none
+    verdict *verdict          # on the caller's token, held; NULL: none
+    exchange *waits_after     # in the list of those that wait for an answer of control
+    uint8_t waits             # 1: it is in that list
+    uint64_t question         # that it waits for, or has asked: hash of it; 0: none
+    table_ref needed_scopes   # of which the token lacks one; count 0: none
+    int64_t fault_when        # Unix seconds, of a fault that is about time; 0: it is not
+    subrequest *sub           # of a service that decides about it; NULL: none
+    buf *lent                 # header lines that it lent for the upstream; NULL: none
+    uint8_t decided           # 1: that service has accepted it
+    uint64_t decided_for      # identity of the consumer that it named; 0: none
     call *calls               # a handler's calls
     call *relaying            # the call whose answer goes to the client
     call main                 # the C path's call; up to its `resp`, a new exchange is cleared
+    char id_text[32]          # request_id in hex digits, once has_id_text
+    char meter[48]            # the name of `units_asked`'s meter
     taken took[MAX_TAKEN]
     limit_rec own             # `tightest` with the caller's own numbers, if it has any
     spent spent[MAX_SPENT]
@@ -413,10 +475,41 @@ cdef struct exchange:
     route_match match
     head req
 
+# ---- subrequests ---------------------------------------------------------------------------
+cdef struct subrequest:
+    call k                    # must be first; CALL_SUB
+    exchange *ex              # for whom it is; NULL: for nobody (any more)
+    snapref *ref              # its snapshot
+    subrequest *next          # those in progress; free list; those that are over
+    subrequest *before        # those in progress
+    void (*done)(subrequest *s, int reason) noexcept nogil       # it is over: 0, or why there is no answer; NULL: nobody asks
+    buf *body                 # of the answer, as far as it has come
+    buf *note                 # what `done` needs
+    const auth_method *method # likewise
+    uint64_t question         # likewise: that its answer answers
+    uint64_t issuer           # likewise: that is asked
+    uint32_t most             # bytes of an answer's body that is wanted
+    uint8_t broken            # its request did not fit
+    uint8_t discard           # its answer is read off
+    uint8_t over
+
 # ---- the whole --------------------------------------------------------------------------
 cdef struct accepts:          # how many connections to accept at a listener's next event: see server.pyx
     uint64_t round
     uint32_t most
+
+cdef struct header_faults:    # PROXY headers that were refused, since they were last logged
+    uint64_t count
+    uint8_t fault             # ProxyFault of the last one
+    uint8_t listener          # where it came
+    uint8_t text_len
+    char text[46]             # from whom
+
+cdef struct tls_failures:     # of connections to upstreams, since they were last logged
+    uint64_t count
+    char upstream[64]         # of the last one: names, as much as fits, and why
+    char target[128]
+    char why[128]
 
 cdef struct core:
     event_loop loop           # must be first
@@ -437,8 +530,12 @@ cdef struct core:
     cells quota
     area_view *money          # this worker's part of the money map; NULL: none
     void *credentials         # the Python CredentialIndex; NULL: none
+    const index_header *index_head    # its header
     lookup_fn lookup          # credential_find, to be called with that pointer
+    digest_fn lookup_digest   # credential_of, likewise
     pool *pools
+    pool_sessions *sessions   # by the same slot
+    announced **announced     # idle connections that began with a PROXY header, by client; NULL: there was none yet
     downstream *downs         # all of them
     downstream *free_downs
     upstream *free_ups
@@ -447,19 +544,40 @@ cdef struct core:
     uint32_t n_exchanges
     uint32_t n_ups
     uint32_t n_idle
+    uint32_t n_announced      # of the idle ones, those in `announced`
     uint32_t n_upcalls        # exchanges with a handler that has not begun to answer
     uint32_t n_streams        # exchanges with a handler that answers as a stream
     uint32_t n_calls          # made by handlers, alive
+    uint32_t n_subs           # subrequests in progress
+    subrequest *subs          # all of them
+    subrequest *free_subs
+    subrequest *ended_subs    # over in this round: their memory may be in use until it ends
     uint32_t n_listeners
     uint32_t accepting        # 0: paused
     uint32_t descriptors      # for clients' connections and upstreams' together
     uint32_t n_waiting        # clients' connections between two requests
+    uint32_t n_handshakes     # clients' TLS handshakes in progress
+    uint32_t keyrings         # how many there were
+    downstream *oldest_handshake
+    downstream *newest_handshake
+    tls_ring *tls             # of the current keyring; NULL: none
+    issuer_ring *issuers      # of the current keyring; NULL: none
+    token_memory *tokens      # NULL: no token has come yet
+    question questions[QUESTIONS]
+    uint32_t n_questions
+    uint32_t n_asking         # exchanges that wait for an answer of control
+    exchange *asking          # all of them
+    tls_listener *tls_of[MAX_LISTENERS]        # by listener, in that keyring; NULL: clear
     conn pause                # its deadline ends a pause
     conn clock                # the timerfd, in the epoll set
     void *engine              # the Python Engine, while it waits in place of the event loop; else NULL
     conn listeners[MAX_LISTENERS]
+    uint64_t listener_ids[MAX_LISTENERS]      # as in listener_rec
+    const listener_rec *entries[MAX_LISTENERS]        # what a listener asks of new connections; NULL: nothing
+    header_faults bad_headers
+    tls_failures failed_tls
     accepts accepted[MAX_LISTENERS]
-    exchange *upcall_head     # to be handed to Python after this round
+    exchange *upcall_head     # to be handed to Python after this round: handled, or validated
     exchange *upcall_tail
     exchange *wake_head       # something happened that Python waits for
     exchange *wake_tail

@@ -56,6 +56,12 @@ cdef void exchange_free(core *c, exchange *e) noexcept nogil:
     if e.extra is not NULL:
         buf_return(&c.loop.bufs, e.extra)
         e.extra = NULL
+    if e.lent is not NULL:
+        buf_return(&c.loop.bufs, e.lent)
+        e.lent = NULL
+    if e.errors is not NULL:
+        buf_return(&c.loop.bufs, e.errors)
+        e.errors = NULL
     while e.calls is not NULL:
         k = e.calls
         e.calls = k.next

@@ -1,4 +1,5 @@
-"""Credentials: a consumer's keys. A key is shown only in the answer that creates it."""
+"""Credentials: what proves that a request is a consumer's. A key or secret is shown only in the
+answer that creates it."""
 
 from __future__ import annotations
 
@@ -13,12 +14,11 @@ from msgspec import UNSET, Meta, UnsetType
 from fastgate.api.bodies import When, future, read
 from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
+from fastgate.api.new_credentials import new_credential
 from fastgate.api.paging import LIMIT, Limit, Text, page_in_memory
 from fastgate.api.parties import changes_of, consumer_of_store, matched, tagged
-from fastgate.api.problems import invalid
-from fastgate.config import references
-from fastgate.errors import ConfigurationError
 from fastgate.model.base import exact_pattern
+from fastgate.model.party import BASIC_USER, Subject
 from fastgate.model.values import KEY_LEAST, KEY_MOST, KEY_PATTERN
 from fastgate.store.cache import KeyRecord
 from fastgate.store.pages import Page
@@ -51,13 +51,43 @@ GivenKey = Annotated[
 ]
 
 
-class CredentialNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A credential to create."""
+Kind = Annotated[
+    Literal["key", "subject", "certificate", "basic"],
+    Meta(
+        description="`key`: an API key. `subject`: what tokens of an issuer say about it. "
+        "`certificate`: the public key of its client certificate. `basic`: a user of HTTP Basic."
+    ),
+]
 
+
+class CredentialNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A credential to create. A `subject` has `issuer` and `subject`, a `certificate` has `pin` or
+    `certificate`, `basic` has `user`; keys and secrets are generated unless they are given."""
+
+    kind: Kind = "key"
     label: Label = ""
     expires_at: Annotated[When | None, Meta(description="When it expires. Default: never.")] = None
     environment: Environment | None = None
     key: GivenKey | None = None
+    issuer: Annotated[str | None, Meta(description="With `subject`: the issuer, by its name.")] = (
+        None
+    )
+    subject: Annotated[Subject | None, Meta(description="The subject, as tokens have it.")] = None
+    pin: Annotated[
+        Annotated[str, Meta(pattern=exact_pattern(r"^sha256/[A-Za-z0-9+/]{43}=$"))] | None,
+        Meta(description="A public key: `sha256/` and the SHA-256 of its SPKI in base64."),
+    ] = None
+    certificate: Annotated[
+        Annotated[str, Meta(max_length=65_536)] | None,
+        Meta(description="A certificate in PEM form instead; only its public key is kept."),
+    ] = None
+    user: Annotated[
+        Annotated[str, Meta(pattern=BASIC_USER)] | None, Meta(description="The user.")
+    ] = None
+    secret: Annotated[
+        Annotated[str, Meta(pattern=exact_pattern(f"^{KEY_PATTERN}$"))] | None,
+        Meta(description="Import this secret of the user instead of creating one."),
+    ] = None
 
 
 class CredentialChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,11 +110,14 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class CredentialView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """A credential. `prefix` is how its key begins; `key`, the key itself, is there only in the
-    answer that creates it."""
+    """A credential. `prefix` is how its key or secret begins; `key` and `secret` themselves are
+    there only in the answer that creates them. `about` says what it is: `issuer` and `subject`,
+    `pin`, `user`."""
 
     id: str
     consumer: str
+    kind: Kind
+    about: dict[str, str]
     prefix: str
     label: str
     state: Literal["active", "expired", "revoked"]
@@ -94,6 +127,7 @@ class CredentialView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Fa
     revoked_at: datetime | None
     version: int
     key: str | UnsetType = UNSET
+    secret: str | UnsetType = UNSET
 
 
 def _state(credential: Credential) -> Literal["active", "expired", "revoked"]:
@@ -103,10 +137,13 @@ def _state(credential: Credential) -> Literal["active", "expired", "revoked"]:
     return "expired" if ended else "active"
 
 
-def _view(credential: Credential, key: str | UnsetType = UNSET) -> CredentialView:
+def _view(credential: Credential, shown: str | UnsetType = UNSET) -> CredentialView:
+    """`shown`: its key or secret, if it is shown."""
     return CredentialView(
         id=credential.id,
         consumer=credential.consumer,
+        kind=credential.kind,  # type: ignore[arg-type]
+        about=credential.about,
         prefix=credential.prefix,
         label=credential.label,
         state=_state(credential),
@@ -115,7 +152,8 @@ def _view(credential: Credential, key: str | UnsetType = UNSET) -> CredentialVie
         expires_at=credential.expires_at,
         revoked_at=credential.revoked_at,
         version=credential.version,
-        key=key,
+        key=shown if credential.kind == "key" else UNSET,
+        secret=shown if credential.kind == "basic" else UNSET,
     )
 
 
@@ -123,6 +161,8 @@ def _seed_view(key: KeyRecord) -> CredentialView:
     return CredentialView(
         id=key.id,
         consumer=key.consumer,
+        kind=key.kind,  # type: ignore[arg-type]
+        about=key.about,
         prefix="",
         label="",
         state="active",
@@ -154,20 +194,22 @@ async def list_credentials(
     opt=spec("parties", body=CredentialNew, answer=CredentialView, status=201, etag=True),
 )
 async def create_credential(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
-    """Issue a key. When this answers, it works on every worker. It is shown only here."""
+    """Create a credential: a key, unless `kind` says otherwise. When this answers, it works on
+    every worker. A generated key or secret is shown only here.
+
+    A subject, certificate or user that was revoked can be created again, also for another consumer;
+    a key cannot.
+    """
     body = await read(request, CredentialNew, optional=True)
-    if body.key is not None and body.environment is not None:
-        raise invalid("environment", "It becomes part of generated keys, not of given ones.")
-    given = {**msgspec.structs.asdict(body), "expires_at": future(body.expires_at)}
-    try:
-        given["key"] = references.literal(body.key)  # "${OLD_KEY}" is no key
-    except ConfigurationError as error:
-        raise invalid("key", error.message, error.hint) from None
-    issued = await ctx.identity.issue(ident, **given)
+    new = await new_credential(ctx, body)
+    issued = await ctx.identity.add(
+        ident, new, label=body.label, expires_at=future(body.expires_at)
+    )
     made = issued.credential
+    generated = bool(issued.key) and body.key is None and body.secret is None
     return tagged(
         made,
-        _view(made, UNSET if body.key is not None else issued.key),
+        _view(made, issued.key if generated else UNSET),
         201,
         Location=f"/v1/consumers/{made.consumer}/credentials/{made.id}",
         **SHOWN_ONCE,
@@ -211,7 +253,8 @@ async def change_credential(
 async def revoke_credential(
     ctx: Ctx, request: AnyRequest, ident: FromPath[str], credential: FromPath[str]
 ) -> Response[Any]:
-    """Revoke a key: when this answers, every worker refuses it. It stays in lists, as revoked."""
+    """Revoke a credential: when this answers, every worker refuses it. It stays in lists, as
+    revoked."""
     await consumer_of_store(ctx, ident)
     found = await ctx.identity.parties.credential(ident, credential)
     version = matched(request, found, required=False)
@@ -226,8 +269,8 @@ async def revoke_credential(
 async def rotate_credential(
     ctx: Ctx, request: AnyRequest, ident: FromPath[str], credential: FromPath[str]
 ) -> Response[Any]:
-    """Replace a key with a new one. The old key stays valid for `overlap` seconds (default: 0). The
-    new key is shown only here."""
+    """Replace a key, or the secret of a user, with a new one. The old one stays valid for `overlap`
+    seconds (default: 0). The new one is shown only here."""
     body = await read(request, Rotation, optional=True)
     issued = await ctx.identity.rotate(
         ident,

@@ -66,6 +66,55 @@ class RouteUse(msgspec.Struct, frozen=True, kw_only=True):
     bytes_out: int
 
 
+class CertificateStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One certificate of the configuration."""
+
+    name: str
+    source: str  # where it is from: path:…, env:…, or "acme: NAME"
+    state: str  # valid | expiring | expired | not_yet_valid | pending (not issued yet)
+    hosts: list[str]
+    key_type: str | None = None  # "ECDSA P-256", "RSA 2048", "Ed25519"
+    subject: str | None = None
+    issuer: str | None = None
+    not_before: int | None = None  # Unix seconds
+    not_after: int | None = None
+    fingerprint: str | None = None  # SHA-256, hex
+    used_by: list[str]  # "listener public", "upstream orders", "control"
+    # Why the current files cannot be used (the last good ones are), or why it was not issued.
+    problem: str | None = None
+    ordering: bool = False  # whether one is being ordered from an ACME authority now
+    renews: int | None = None  # Unix seconds: when one is ordered next
+    next_attempt: int | None = None  # the same, after an attempt that failed
+
+
+class IssuerKeyStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One key of an issuer of tokens."""
+
+    kid: str  # "": it has none
+    kind: str  # "RSA 2048", "ECDSA P-256", "Ed25519", "secret"
+    algorithms: list[str]  # that it may verify, as its issuer says
+    since: int | None = None  # Unix seconds: when it was first seen
+
+
+class IssuerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One issuer of tokens of the configuration."""
+
+    name: str
+    issuer: str  # `iss` of its tokens
+    source: str  # of its keys: "discovery", an address, path:…, env:…
+    # ok | stale (the last fetch failed, or the file cannot be used; the last good keys are) |
+    # missing (no keys are known, so all its tokens are refused)
+    state: str
+    keys: list[IssuerKeyStatus]
+    jwks_uri: str | None = None  # where its keys were fetched
+    introspection: str | None = None  # where it is asked about tokens
+    fetched: int | None = None  # Unix seconds: the last good fetch
+    next_fetch: int | None = None
+    failures: int = 0  # fetches in a row
+    problem: str | None = None  # of the last fetch or reading
+    notes: list[str] = []  # keys that are not used, and why
+
+
 class ControlPort(Protocol):
     """The control process, as the API sees it."""
 
@@ -114,6 +163,21 @@ class ControlPort(Protocol):
 
     def usage(self) -> list[RouteUse]:
         """What each route has served, by name; routes without a row of their own as "other"."""
+
+    def certificates(self) -> list[CertificateStatus]:
+        """The certificates of the configuration, in its order."""
+
+    async def renew_certificate(self, name: str, *, wait: bool) -> None:
+        """Order a new certificate from its ACME authority now. `wait`: until it is there. Raises
+        NotFoundError for a name that is not ordered; FastGateError if it cannot be or, with
+        `wait`, was not issued."""
+
+    def issuers(self) -> list[IssuerStatus]:
+        """The issuers of tokens of the configuration, in its order."""
+
+    async def refresh_issuer(self, name: str) -> None:
+        """Fetch the keys of an issuer now. Raises NotFoundError for one whose keys are not fetched;
+        FastGateError if it fails, then the last good keys stay in use."""
 
     @property
     def billing(self) -> BillingApi | None:

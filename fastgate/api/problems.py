@@ -41,6 +41,8 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "precondition_required": (428, "If-Match is needed"),
     "internal_error": (500, "Error in the gateway"),
     "not_ready": (503, "Not every worker serves the newest configuration"),
+    "not_issued": (503, "The certificate was not issued"),
+    "not_fetched": (503, "The keys could not be fetched"),
     "provider_unavailable": (503, "The payment provider does not answer"),
     "store_unavailable": (503, "The store cannot be reached"),
     "apply_failed": (503, "The configuration could not be applied"),

@@ -255,8 +255,9 @@ def handlers(kind: ResourceKind) -> list[HTTPRouteHandler]:
     return [listed, create, single, replace, change, remove]
 
 
+ROUTES = ResourceKind("routes", "route", Route)
 KINDS = (
-    ResourceKind("routes", "route", Route),
+    ROUTES,
     ResourceKind("services", "service", Service),
     ResourceKind("upstreams", "upstream", Upstream),
     ResourceKind("plans", "plan", Plan),

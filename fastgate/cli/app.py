@@ -38,6 +38,9 @@ COMMANDS: dict[str, dict[str, Entry]] = {
             "fastgate.cli.revisions:revisions", "List, compare and restore earlier configurations."
         ),
         "schema": Entry("fastgate.cli.configure:schema", "Print the configuration's JSON Schema."),
+        "import": Entry(
+            "fastgate.cli.importing:import_", "Import the configuration of another gateway."
+        ),
     },
     "Operate": {
         "status": Entry("fastgate.cli.operate:status", "Show the state of the gateway."),
@@ -46,12 +49,29 @@ COMMANDS: dict[str, dict[str, Entry]] = {
             "fastgate.cli.why:why",
             "Check whether a key would be served, and what helps if not.",
         ),
+        "certificates": Entry(
+            "fastgate.cli.certificates:certificates", "Show, test and make TLS certificates."
+        ),
+        "issuers": Entry(
+            "fastgate.cli.issuers:issuers", "Show the issuers of tokens, and fetch their keys."
+        ),
+        "maintenance": Entry(
+            "fastgate.cli.maintenance:maintenance",
+            "Close routes for maintenance, and open them again.",
+        ),
         "drain": Entry("fastgate.cli.operate:drain", "Stop the gateway gracefully."),
     },
     "Consumers and keys": {
         "consumers": Entry("fastgate.cli.consumers:consumers", "Manage consumers: who may call."),
         "keys": Entry("fastgate.cli.keys:keys", "Issue, list and revoke API keys."),
-        "tokens": Entry("fastgate.cli.tokens:tokens", "Manage tokens for the control API."),
+        "credentials": Entry(
+            "fastgate.cli.credentials:credentials",
+            "Manage subjects, certificates and users of consumers.",
+        ),
+        "tokens": Entry(
+            "fastgate.cli.tokens:tokens",
+            "Manage tokens for the control API; revoke tokens of callers.",
+        ),
         "hash": Entry("fastgate.cli.local:hash_key", "Print the digest of a key."),
         "new-key": Entry("fastgate.cli.local:new_key", "Create a key without a running gateway."),
     },

@@ -2,20 +2,23 @@
 
 The address is FASTGATE_CONTROL, the token FASTGATE_TOKEN. Without them, files that the gateway
 writes to its state directory are read: `running.json` for the address, `admin-token` for the token,
-which is refused when others than its owner can read it.
+which is refused when others than its owner can read it. An API with TLS is verified: with the
+operating system's certificates, those of FASTGATE_CA, or by the digest that `running.json` has.
 """
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
 import socket
+import ssl
 import stat
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastgate import settings
 from fastgate.errors import ConfigurationError, ControlError, UnreachableError
@@ -41,6 +44,49 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(f"\0{self._path[1:]}" if self._path.startswith("@") else self._path)
 
 
+class Trust(NamedTuple):
+    """How a control API with `https` is verified."""
+
+    ca: str = ""
+    """A file of certificates; empty: the operating system's."""
+    certificate: str = ""
+    """SHA-256, in hex, of the one certificate that is accepted, as the running gateway has written
+    it into its state directory; not if there is a `ca`. Empty: any that can be verified."""
+
+
+SYSTEM = Trust()
+
+
+class Found(NamedTuple):
+    """A running gateway, as its state directory has it."""
+
+    control: str
+    certificate: str
+
+
+class _TlsConnection(http.client.HTTPConnection):
+    """Verified with certificates that are trusted, or by being the expected one."""
+
+    default_port = DEFAULT_PORT
+
+    def __init__(self, host: str, port: int, timeout: float, trust: Trust) -> None:
+        super().__init__(host, port, timeout=timeout)
+        self._trust = trust
+
+    def connect(self) -> None:
+        super().connect()
+        expected = "" if self._trust.ca else self._trust.certificate
+        context = ssl.create_default_context(cafile=self._trust.ca or None)
+        if expected:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        sock = context.wrap_socket(self.sock, server_hostname=self.host)
+        self.sock = sock
+        found = hashlib.sha256(sock.getpeercert(True) or b"").hexdigest()
+        if expected and found != expected:
+            raise ssl.SSLError("its certificate is not the one of the gateway that runs here")
+
+
 class Answer:
     """What the API answered: JSON in `data`, header fields in `headers`."""
 
@@ -59,22 +105,32 @@ class Client:
     """Calls to one control API."""
 
     def __init__(
-        self, control: str, token: str = "", timeout: float = TIMEOUT, hint: str = ""
+        self,
+        control: str,
+        token: str = "",
+        timeout: float = TIMEOUT,
+        hint: str = "",
+        trust: Trust = SYSTEM,
     ) -> None:
         """hint: shown if the API cannot be reached, instead of the general advice."""
         self.control = control
+        self._trust = trust
+        self._secure = False
         self._hint = hint or ADVICE
         self._token = token
         self._timeout = timeout
         self._reached = False
+        if trust.ca and not Path(trust.ca).is_file():
+            raise ControlError(f"--ca: there is no file {trust.ca!r}")
         if control.startswith("unix:"):
             return
         parts = urllib.parse.urlsplit(control if "//" in control else f"http://{control}")
-        if parts.scheme != "http" or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ControlError(
-                f"{control!r} is not the address of a control API. Write http://host:port or "
-                "unix:/path"
+                f"{control!r} is not the address of a control API. Write http://host:port, "
+                "https://host:port or unix:/path"
             )
+        self._secure = parts.scheme == "https"
         try:
             self._port = parts.port or DEFAULT_PORT
         except ValueError:
@@ -168,12 +224,22 @@ class Client:
     def _connection(self, timeout: float) -> http.client.HTTPConnection:
         if self.control.startswith("unix:"):
             return _UnixConnection(self.control[5:].removeprefix("//"), timeout)
+        if self._secure:
+            return _TlsConnection(self._host, self._port, timeout, self._trust)
         return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
 
     def _unreachable(self, error: Exception) -> UnreachableError:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return UnreachableError(
+                f"The certificate of the control API at {self.control} is not accepted: "
+                f"{error.verify_message}. Name who has issued it with --ca or FASTGATE_CA."
+            )
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        hint = self._hint
+        if not self._secure and isinstance(error, ConnectionResetError):
+            hint = f"If it has TLS, write https://. {hint}"
         return UnreachableError(
-            f"The control API at {self.control} cannot be reached: {reason}. {self._hint}"
+            f"The control API at {self.control} cannot be reached: {reason}. {hint}"
         )
 
 
@@ -221,10 +287,10 @@ def find_token(state_dir: Path, environ: Mapping[str, str] = os.environ) -> str:
         return ""
 
 
-def find_running(state_dir: Path) -> str:
-    """The control API's address of the gateway that runs with this state directory, else ""."""
+def find_running(state_dir: Path) -> Found | None:
+    """The gateway that runs with this state directory, if there is one."""
     running = _running(state_dir)
-    return "" if running is None or not _lives(running[0]) else running[1]
+    return None if running is None or not _lives(running[0]) else running[1]
 
 
 def no_gateway(places: Sequence[Path]) -> str:
@@ -239,11 +305,12 @@ def no_gateway(places: Sequence[Path]) -> str:
     return f"No gateway runs with the state directory {places[0]}. {elsewhere}"
 
 
-def _running(state_dir: Path) -> tuple[int, str] | None:
-    """Process and control address in `running.json`."""
+def _running(state_dir: Path) -> tuple[int, Found] | None:
+    """Process and control API in `running.json`."""
     try:
         found = json.loads((state_dir / settings.RUNNING).read_bytes())
-        return int(found["pid"]), str(found["control"])
+        control, certificate = found["control"], found.get("control_certificate", "")
+        return int(found["pid"]), Found(str(control), str(certificate))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

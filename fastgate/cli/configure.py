@@ -11,6 +11,7 @@ from fastgate.cli import output
 from fastgate.cli.client import Client
 from fastgate.cli.exit_codes import FAILED, OK
 from fastgate.cli.options import client_of, control_options, json_option
+from fastgate.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fastgate.config.diff import Change
@@ -32,40 +33,88 @@ def _load(file: str | None) -> Loaded:
 @_file
 @json_option
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
-def check(file: str | None, as_json: bool, strict: bool) -> int:
+@click.option(
+    "--no-files",
+    is_flag=True,
+    help="Do not read certificates, keys and descriptions of APIs: they are elsewhere.",
+)
+def check(file: str | None, as_json: bool, strict: bool, no_files: bool) -> int:
     """Check a configuration.
 
     Reads and compiles FILE as the gateway would (default: fastgate.yaml; "-": standard input), and
-    changes nothing. Exits 0 if it is valid and 4 if not. Handlers are not imported: only a worker
-    can check that.
+    changes nothing. Certificates, keys, secrets of issuers and descriptions of APIs are read too.
+    Exits 0 if it is valid and 4 if not. Handlers are not imported: only a worker can check that.
 
     \b
     Examples:
       fastgate check
-      fastgate check production.yaml --strict
+      fastgate check production.yaml --strict --no-files
       render-config | fastgate check - --json
     """
     loaded = _load(file)
     more = _compile(loaded)
     gateway = loaded.gateway
+    doubts = [] if no_files else _files(loaded)
+    if not no_files:
+        _descriptions(loaded)
     if as_json:
         output.print_json(
             {
                 "valid": True,
                 "digest": loaded.digest,
                 "warnings": [
-                    *(output.fault_data(one) for one in loaded.warnings),
+                    *(output.fault_data(one) for one in (*loaded.warnings, *doubts)),
                     *({"message": text} for text in more),
                 ],
                 "counts": _counts(gateway),
             }
         )
     else:
-        for warning in (*loaded.warnings, *more):
+        for warning in (*loaded.warnings, *doubts, *more):
             click.echo(f"{click.style('Warning:', fg='yellow')} {warning}", err=True)
         counted = ", ".join(output.plural(n, name) for name, n in _counts(gateway).items() if n)
         output.say(f"{click.style('Valid', fg='green')}: {counted or 'nothing but defaults'}.")
-    return FAILED if strict and (loaded.warnings or more) else OK
+    return FAILED if strict and (loaded.warnings or doubts or more) else OK
+
+
+def _files(loaded: Loaded) -> list[ConfigurationError]:
+    """Read certificates, keys, authorities, and what issuers have in files; returns what is
+    doubtful. Raises ConfigurationError for what cannot be used or is out of date."""
+    from fastgate.model.resolve_tls import needs_keyring
+
+    gateway = loaded.gateway
+    if not needs_keyring(gateway):
+        return []
+    import time
+
+    from fastgate.certificates.judge import doubts, out_of_date
+    from fastgate.certificates.material import NOTHING, problems, refresh
+
+    found = refresh(gateway, NOTHING)
+    errors = problems(gateway, found) or out_of_date(gateway, found, time.time())
+    warnings = [] if errors else doubts(gateway, found)
+    if gateway.issuers:
+        from fastgate.issuers import files
+
+        read = files.refresh(gateway, {})
+        errors += files.problems(gateway, read)
+        warnings += files.remarks(gateway, read)
+    for each in (*errors, *warnings):
+        loaded.locate(each)
+    if errors:
+        errors[0].others = tuple(errors[1:])
+        raise errors[0]
+    return warnings
+
+
+def _descriptions(loaded: Loaded) -> None:
+    """Read the descriptions that requests are validated against. Raises ConfigurationError."""
+    from fastgate.validation.load import load
+
+    try:
+        load(loaded.gateway)
+    except ConfigurationError as error:
+        raise loaded.locate(error) from None
 
 
 def _counts(gateway: Gateway) -> dict[str, int]:
@@ -85,7 +134,6 @@ def _compile(loaded: Loaded) -> list[str]:
     are not resolved. Returns warnings that loading did not have."""
     from fastgate.config.compiler import compile_gateway
     from fastgate.config.slots import SlotBook
-    from fastgate.errors import ConfigurationError
     from fastgate.model.check import warnings
 
     try:

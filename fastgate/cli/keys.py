@@ -139,13 +139,15 @@ def import_(
 @_who
 @control_options
 def list_(consumer: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """List a consumer's keys, oldest first, including revoked ones.
+    """List a consumer's keys, oldest first, including revoked ones. Other credentials are in
+    `fastgate credentials list`.
 
     \b
     Example:
       fastgate keys list "Acme Web"
     """
-    found = list(client_of(control, state_dir).pages(_path(consumer), limit=500))
+    every = client_of(control, state_dir).pages(_path(consumer), limit=500)
+    found = [one for one in every if one["kind"] == "key"]
     if as_json:
         output.print_json(found)
     else:

@@ -12,13 +12,28 @@ from fastgate.cli.options import json_option
 
 
 def version_text() -> str:
-    """ "fastgate 0.1.0 (Python 3.12.1, Linux x86_64)"."""
-    import platform
-
+    """ "fastgate 0.1.0 (Python 3.12.1, uvloop 0.22.1, OpenSSL 3.0.19, Linux x86_64)"."""
+    found = _versions()
     return (
-        f"fastgate {_version()} (Python {platform.python_version()}, "
-        f"{platform.system()} {platform.machine()})"
+        f"fastgate {found['version']} (Python {found['python']}, uvloop {found['uvloop']}, "
+        f"OpenSSL {found['openssl']}, {found['system']} {found['machine']})"
     )
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import version as installed
+
+    from fastgate._core.platform.openssl import openssl_version
+
+    return {
+        "version": _version(),
+        "python": platform.python_version(),
+        "uvloop": installed("uvloop"),
+        "openssl": openssl_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+    }
 
 
 def _version() -> str:
@@ -36,18 +51,9 @@ def _version() -> str:
 @click.command(short_help="Print the version.")
 @json_option
 def version(as_json: bool) -> int:
-    """Print the versions of FastGate and Python, and the system."""
-    import platform
-
+    """Print the versions of FastGate, Python, uvloop and the core's OpenSSL, and the system."""
     if as_json:
-        output.print_json(
-            {
-                "version": _version(),
-                "python": platform.python_version(),
-                "system": platform.system(),
-                "machine": platform.machine(),
-            }
-        )
+        output.print_json(_versions())
     else:
         output.say(version_text())
     return OK

@@ -133,9 +133,10 @@ def _print_request(data: dict[str, Any]) -> str:
     for label, value in (
         ("route", data.get("route")),
         ("consumer", data.get("consumer")),
-        ("client", f"{data['client']}:{data['port']}"),
+        ("client", _client(data)),
         ("target", data.get("target")),
         ("attempts", data.get("attempts") if data.get("target") else None),
+        ("fault", "a delay was injected on purpose" if data.get("delayed") else None),
         ("upstream", f"{data['upstream_us'] / 1000:.2f} ms" if data.get("upstream_us") else None),
         ("bytes", f"{data['bytes_in']} in, {data['bytes_out']} out"),
         ("trace", data.get("trace")),
@@ -150,6 +151,14 @@ def _print_request(data: dict[str, Any]) -> str:
     ]
     output.table(("phase", "began, ms", "took, ms"), rows, "No phases were recorded.")
     return reason.text if reason is not None else ""
+
+
+def _client(data: dict[str, Any]) -> str:
+    """Where a request came from, and how."""
+    address = f"{data['client']}:{data['port']}"
+    over_tls = ", over TLS" if data.get("tls") else ""
+    certificate = ", with a client certificate" if data.get("client_certificate") else ""
+    return address + over_tls + certificate
 
 
 @click.command(short_help="Stop the gateway gracefully.")

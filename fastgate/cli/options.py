@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+CA = "fastgate.cli.ca"
+"""Where a command's context keeps the value of --ca."""
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -29,13 +31,22 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
 
 
+def _remember(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    context.meta[CA] = value
+
+
 def control_options(command: F) -> F:
-    """--control, --state-dir, --json: how to reach a running gateway."""
+    """--control, --ca, --state-dir, --json: how to reach a running gateway. --ca is not an argument
+    of the command: `client_of` finds it."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts."),
         click.option("--state-dir", type=click.Path(file_okay=False), help=_help("state_dir")),
+        click.option(
+            "--ca", type=click.Path(dir_okay=False), expose_value=False, callback=_remember,
+            help=_help("ca"),
+        ),
         click.option("--control", metavar="URL", help=_help("control")),
-    ):
+    ):  # fmt: skip
         command = option(command)
     return command
 
@@ -73,7 +84,7 @@ def client_of(
     beside `config` is looked for where the command is run.
     """
     # Late: `fastgate run` has options, too, and its processes would keep http.client for good.
-    from fastgate.cli.client import Client, find_running, find_token, no_gateway
+    from fastgate.cli.client import Client, Trust, find_running, find_token, no_gateway
 
     places = list(
         dict.fromkeys(
@@ -83,9 +94,13 @@ def client_of(
         )
     )
     token = next(filter(None, map(find_token, places)), "")
+    context = click.get_current_context(silent=True)
+    ca = settings.value_of("ca", None if context is None else context.meta.get(CA))
     given = control or os.environ.get(settings.BY_NAME["control"].env)
     if given:
-        return Client(given, token, timeout)
-    found = next(filter(None, map(find_running, places)), "")
-    hint = "" if found else no_gateway(places)
-    return Client(found or settings.BY_NAME["control"].default, token, timeout, hint)
+        return Client(given, token, timeout, trust=Trust(ca))
+    found = next(filter(None, map(find_running, places)), None)
+    if found is None:
+        default = settings.BY_NAME["control"].default
+        return Client(default, token, timeout, no_gateway(places), Trust(ca))
+    return Client(found.control, token, timeout, trust=Trust(ca, found.certificate))

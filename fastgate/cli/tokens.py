@@ -1,4 +1,4 @@
-"""tokens: who may use the control API."""
+"""tokens: who may use the control API; and tokens of callers that are revoked."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from fastgate.cli import output
 from fastgate.cli.exit_codes import OK
 from fastgate.cli.keys import moment_of
 from fastgate.cli.options import client_of, control_options
+from fastgate.cli.revoked_tokens import revoke, revoked
 
 TOKENS = "/v1/tokens"
 
 
-@click.group(short_help="Manage tokens for the control API.")
+@click.group(short_help="Manage tokens for the control API; revoke tokens of callers.")
 def tokens() -> None:
-    """Manage tokens for the control API. This needs the role admin.
+    """Manage tokens for the control API, which needs the role admin; and revoke tokens that callers
+    have of an issuer.
 
     The role `viewer` reads; `operator` also changes the configuration, consumers and keys, and
     drains the gateway; `admin` also manages tokens. The first admin token is in the file
@@ -28,7 +30,12 @@ def tokens() -> None:
       fastgate tokens create ci --role operator --expires 90d
       fastgate tokens list
       fastgate tokens delete tok_…
+      printf %s "$TOKEN" | fastgate tokens revoke
     """
+
+
+tokens.add_command(revoke)
+tokens.add_command(revoked)
 
 
 @tokens.command(short_help="Create a token.")

@@ -30,6 +30,7 @@ from typing import NamedTuple
 import msgspec
 
 from fastgate._core.http.faults import FAULT_TEXTS
+from fastgate._core.snapshot.bounds import verify_records
 from fastgate._core.snapshot.image import NONE, ImageBuilder
 from fastgate._core.snapshot.router_build import (
     RouteConflict,
@@ -40,13 +41,14 @@ from fastgate._core.snapshot.router_build import (
     verify_router,
 )
 from fastgate._core.snapshot.snapshot import (
-    Balance,
-    HashBy,
     PlanFlag,
     RouteFlag,
     Snapshot,
-    stable_hash,
 )
+from fastgate._core.tls.keyring import authority_id
+from fastgate._core.tokens.faults import TEXTS
+from fastgate.config.auth_records import AuthRecords
+from fastgate.config.listener_records import put_listeners
 from fastgate.config.price_steps import price_steps, tariff
 from fastgate.config.public_route import (
     NAME,
@@ -61,13 +63,15 @@ from fastgate.config.rendering import (
     canonical_path,
     notice,
     prefixes,
-    sockaddrs,
 )
 from fastgate.config.rules import PERIODS, RuleTables
 from fastgate.config.settings_record import put_settings
-from fastgate.config.slots import MAX_TARGETS, SlotBook
+from fastgate.config.slots import SlotBook
+from fastgate.config.traffic_records import TrafficRecords
+from fastgate.config.upstream_records import UpstreamRecords
 from fastgate.errors import ConfigurationError
 from fastgate.model import check
+from fastgate.model.auth import MtlsAuth
 from fastgate.model.gateway import (
     Cors,
     Gateway,
@@ -76,32 +80,21 @@ from fastgate.model.gateway import (
     Plan,
     Route,
     Service,
-    Upstream,
+    Validate,
 )
 from fastgate.model.resolve import Effective, Resolver
-from fastgate.model.upstream import CLIENT_HOST, TARGET_HOST, status_numbers
+from fastgate.model.resolve_auth import all_upstreams
+from fastgate.model.upstream import CLIENT_HOST, status_numbers
+from fastgate.model.validation import validator_name
 from fastgate.model.x402 import Place, terms_of
 from fastgate.refusal.templates import Links, refusals
 
 __all__ = ["CompiledImage", "SlotBook", "compile_gateway"]
 
+NO_DESCRIPTIONS: Mapping[str, str] = {}
 MAX_LIMITS = 24
 """Maximum limits for one request: those of its route, its service and its plan together."""
-TARGETS_AN_UPSTREAM = 64
-"""Maximum addresses of one upstream."""
 
-_BALANCE = {
-    "round_robin": int(Balance.BALANCE_ROUND_ROBIN),
-    "least_connections": int(Balance.BALANCE_LEAST_CONNECTIONS),
-    "p2c_ewma": int(Balance.BALANCE_P2C_EWMA),
-    "hash": int(Balance.BALANCE_HASH),
-}
-_HASH_BY = {
-    "address": int(HashBy.HASH_BY_ADDRESS),
-    "consumer": int(HashBy.HASH_BY_CONSUMER),
-    "path": int(HashBy.HASH_BY_PATH),
-    "header": int(HashBy.HASH_BY_HEADER),
-}
 _ROUTE_FLAGS = {
     "encoded_slash": int(RouteFlag.ROUTE_ENCODED_SLASH),
     "preserve_host": int(RouteFlag.ROUTE_PRESERVE_HOST),
@@ -109,11 +102,14 @@ _ROUTE_FLAGS = {
     "retired": int(RouteFlag.ROUTE_RETIRED),
     "openai_errors": int(RouteFlag.ROUTE_OPENAI_ERRORS),
 }
+_VALIDATE = int(RouteFlag.ROUTE_VALIDATE)
 _LIMIT_HEADERS = int(RouteFlag.ROUTE_LIMIT_HEADERS)
 _ABANDONED_FREE = int(RouteFlag.ROUTE_ABANDONED_FREE)
 _PLAN_ABANDONED_FREE = int(PlanFlag.PLAN_ABANDONED_FREE)
 _LOG_OFF = int(RouteFlag.ROUTE_LOG_OFF)
 _PRESERVE_HOST = int(RouteFlag.ROUTE_PRESERVE_HOST)
+_CERTIFICATE_REQUIRED = int(RouteFlag.ROUTE_CERTIFICATE_REQUIRED)
+_CERTIFICATE_FORWARD = int(RouteFlag.ROUTE_CERTIFICATE_FORWARD)
 
 
 class CompiledImage(NamedTuple):
@@ -135,18 +131,23 @@ def compile_gateway(
     slots: SlotBook,
     addresses: Mapping[str, Sequence[Address]],
     public: PublicSide | None = None,
+    key: bytes | None = None,
+    descriptions: Mapping[str, str] = NO_DESCRIPTIONS,
 ) -> CompiledImage:
     """Compile a configuration.
 
     `slots` is updated; use a copy for a configuration that may not be served. `addresses`:
     "host:port" of targets with names → the resolved addresses; a target whose name is missing is
     compiled without an address and waits for one. `public`: where the gateway's own pages are
-    served; without it, refusals have no links.
+    served; without it, refusals have no links. `key`: the gateway's secret key, for values that
+    clients get; None: the image will not be served, and secrets that it would need are not read.
+    `descriptions`: the compiled descriptions of APIs that requests are validated against, by the
+    path of their file; without it, the image cannot be served.
 
     Raises ConfigurationError with all dangling names, or the first other fault.
     """
     with _no_collections():
-        return _Compilation(gateway, slots, addresses, public).run(generation)
+        return _Compilation(gateway, slots, addresses, public, key, descriptions).run(generation)
 
 
 @contextmanager
@@ -171,6 +172,7 @@ class _Shared(NamedTuple):
     request_rules: int
     response_rules: int
     body_cap: int
+    validator: int
 
 
 _NO_HEADERS = Headers()
@@ -185,8 +187,12 @@ class _Compilation:
         slots: SlotBook,
         addresses: Mapping[str, Sequence[Address]],
         public: PublicSide | None,
+        key: bytes | None,
+        descriptions: Mapping[str, str],
     ) -> None:
         self.gateway = gateway
+        self.key = key
+        self.descriptions = descriptions
         self.public = wanted(gateway, public)
         self.builtin = [NAME] if self.public is not None else []
         self.slots = slots
@@ -196,9 +202,10 @@ class _Compilation:
         self.router = RouterBuilder()
         self.warnings: list[str] = []
         self.upstreams: dict[str, int] = {}
+        self.auths = AuthRecords(self.rules, gateway, self.upstreams)
         self.services: dict[str, int] = {}
         self.service_of: dict[str, Service] = {}
-        self.host_of = {upstream.name: upstream.host for upstream in gateway.upstreams}
+        self.host_of = {upstream.name: upstream.host for upstream in all_upstreams(gateway)}
         self._shared: dict[tuple[str | None, tuple[str, ...], bool], _Shared] = {}
         self._places: list[tuple[int, int]] = []  # of each route of the image: route, path
 
@@ -207,90 +214,28 @@ class _Compilation:
         check.require(gateway)
         self.warnings += [str(warning) for warning in check.warnings(gateway)]
         self.resolver = Resolver(gateway)
-        self._upstreams()
+        self.traffic = TrafficRecords(self.image, self.rules, self.resolver)
+        records = UpstreamRecords(self.image, self.slots, self.addresses, self.key, self.warnings)
+        self.upstreams.update(records.put(gateway, self.builtin, self.public))
         self._plans()
         self._services()
         self._routes()
         self._public_route()
         self._answers()
         put_settings(self.image, gateway, self.rules.key_params)
+        put_listeners(self.image, gateway)
         self.image.set_router(self._tables())
         fd = self.image.finish(generation)
         try:
-            verify_router(Snapshot(fd, verify=True))
+            snapshot = Snapshot(fd, verify=True)
+            verify_records(snapshot)
+            verify_router(snapshot)
         except BaseException:
             os.close(fd)
             raise
         return CompiledImage(fd, generation, list(gateway.listeners), self.warnings)
 
-    # ---- upstreams and services -----------------------------------------------------------
-
-    def _upstreams(self) -> None:
-        upstreams = self.gateway.upstreams
-        names = [upstream.name for upstream in upstreams]
-        numbers = self.slots.allot("upstreams", names + self.builtin)
-        rows = [(upstream, self._targets_of(i, upstream)) for i, upstream in enumerate(upstreams)]
-        keys = [key for _, targets in rows for key, *_ in targets]
-        if len(keys) > MAX_TARGETS:
-            raise ConfigurationError(
-                f"the upstreams have {len(keys)} targets; the maximum is {MAX_TARGETS}", "upstreams"
-            )
-        if self.public is not None:
-            keys.append(target_key(self.public))
-        places = self.slots.allot("targets", keys)
-        for upstream, targets in rows:
-            by, _, header = (upstream.hash_by or "address").partition(":")
-            self.upstreams[upstream.name] = self.image.add_upstream(
-                upstream.name,
-                slot=numbers[upstream.name],
-                balance=_BALANCE[upstream.balance],
-                hash_by=_HASH_BY[by],
-                hash_header=header.lower(),
-                connect_ms=upstream.timeouts.connect.ms,
-                write_ms=upstream.timeouts.write.ms,
-                keepalive_idle_ms=upstream.keepalive.idle.ms,
-                keepalive_max=upstream.keepalive.max,
-                max_connections=upstream.max_connections,
-                eject_after=upstream.eject.after,
-                eject_within_ms=upstream.eject.within.ms,
-                eject_ms=upstream.eject.for_.ms,
-                eject_statuses=status_numbers(upstream.eject.statuses),
-            )
-            for key, name, sockaddr, weight, authority, path in targets:
-                self.image.add_target(
-                    name,
-                    identity=stable_hash(f"target:{key}"),
-                    slot=places[key],
-                    sockaddr=sockaddr,
-                    authority=authority,
-                    weight=weight,
-                    path=path,
-                )
-
-    def _targets_of(
-        self, index: int, upstream: Upstream
-    ) -> list[tuple[str, str, bytes, int, str, str]]:
-        """(key, name, socket address, weight, authority, base path), one for each address."""
-        if len(upstream.targets) > TARGETS_AN_UPSTREAM:
-            raise ConfigurationError(
-                f"an upstream has at most {TARGETS_AN_UPSTREAM} targets",
-                f"upstreams[{index}].targets",
-            )
-        found = []
-        for target in upstream.targets:
-            url = target.url
-            named = upstream.host not in (TARGET_HOST, CLIENT_HOST)
-            authority = upstream.host if named else url.authority
-            known = self.addresses.get(f"{url.host}:{url.port}", ())
-            for text, packed in sockaddrs(url, known) or [("", b"")]:
-                key = f"{upstream.name} {url} {text}"
-                found.append((key, str(url), packed, target.weight, authority, url.base))
-        if len(found) > TARGETS_AN_UPSTREAM:
-            self.warnings.append(
-                f"upstreams[{index}]: its names stand for {len(found)} addresses; "
-                f"{TARGETS_AN_UPSTREAM} of them are used"
-            )
-        return found[:TARGETS_AN_UPSTREAM]
+    # ---- services and plans -----------------------------------------------------------------
 
     def _services(self) -> None:
         services = self.gateway.services
@@ -357,6 +302,7 @@ class _Compilation:
         rewritten, location = route.rewritten, route.location
         fixed = NONE if route.respond is None else self.rules.static(route.respond)
         cors, host = shared.cors, self._host(route)
+        traffic = self.traffic.of(route)
         record = partial(
             self.image.add_route,
             route.name,
@@ -365,9 +311,12 @@ class _Compilation:
             body_cap=shared.body_cap,
             service=NONE if route.service is None else self.services[route.service],
             handler=self._handler(index, route),
-            auth=NONE if route.auth.api_key is None else self.rules.auth(route.auth.api_key),
+            auth=self.auths.record(f"routes[{index}].auth", route.auth),
             cors=NONE if cors is None else self.rules.cors(cors, route.methods),
-            flags=self._flags(route, host),
+            flags=self._flags(route, host)
+            | traffic.flags
+            | (0 if shared.validator == NONE else _VALIDATE),
+            validator=shared.validator,
             priority=route.priority,
             strip=strip,
             timeout_ms=0 if route.timeout is None else route.timeout.ms,
@@ -383,6 +332,8 @@ class _Compilation:
             notice=notice(route),
             price_micros=0 if route.price is None else route.price.micros,
             price_currency="" if route.price is None else route.price.currency,
+            client_auth=self._client_auth(route),
+            traffic=traffic.record,
         )
         hosts = list(dict.fromkeys(route.hosts))
         for number, path in enumerate(route.patterns):
@@ -410,7 +361,7 @@ class _Compilation:
     @property
     def _links(self) -> Links:
         base = (self.gateway.billing.public_url or "").rstrip("/")
-        return Links(base, self.public is not None)
+        return Links(base, self.public is not None and self.public.pages)
 
     def _handler(self, index: int, route: Route) -> int:
         """The handler of a route: its own, or the one for payments of its service."""
@@ -444,6 +395,7 @@ class _Compilation:
             or route.addresses is not None
             or route.cors is not None
             or route.max_body is not None
+            or route.validate is not None
             or route.headers != _NO_HEADERS
         )
         key = (route.service, tuple(route.policies), route.default_policies)
@@ -474,7 +426,16 @@ class _Compilation:
             request_rules=self.rules.headers(effective.request_rules),
             response_rules=self.rules.headers(effective.response_rules),
             body_cap=cap.bytes,
+            validator=self._validator(effective.validate),
         )
+
+    def _validator(self, validate: Validate | None) -> int:
+        """The index of its validator. A validator is in the table of handlers."""
+        if validate is None:
+            return NONE
+        assert validate.openapi is not None
+        program = self.descriptions.get(validate.openapi.path, "")
+        return self.image.add_handler(validator_name(validate, program))
 
     def _flags(self, route: Route, host: str | None) -> int:
         shown = route.limit_headers
@@ -483,6 +444,12 @@ class _Compilation:
         flags = (_LIMIT_HEADERS if shown else 0) | (0 if route.log else _LOG_OFF)
         flags |= 0 if route.charge_abandoned else _ABANDONED_FREE
         flags |= _PRESERVE_HOST if host == CLIENT_HOST else 0
+        if (client := route.client_certificate) is not None:
+            flags |= _CERTIFICATE_REQUIRED if client.required else 0
+            flags |= _CERTIFICATE_FORWARD if client.forward else 0
+        for _, method in route.auth.methods:
+            if isinstance(method, MtlsAuth):
+                flags |= _CERTIFICATE_FORWARD if method.forward else 0
         if (
             route.encoded_slash
             or route.preserve_host
@@ -494,6 +461,13 @@ class _Compilation:
                 if getattr(route, name):
                     flags |= flag
         return flags
+
+    def _client_auth(self, route: Route) -> int:
+        """The ids of the authorities of its client certificates."""
+        if route.client_certificate is None:
+            return 0
+        names = sorted(set(route.client_certificate.authorities))
+        return self.image.ids([authority_id(name) for name in names])
 
     def _host(self, route: Route) -> str | None:
         """The service's setting for Host: "client" or a name. None: the Host of the target, which
@@ -544,7 +518,13 @@ class _Compilation:
                 markdown=refusal.markdown,
             )
         # They are inserted into JSON strings without escaping.
-        self.image.set_faults([msgspec.json.encode(text).decode()[1:-1] for text in FAULT_TEXTS])
+        texts = dict(enumerate(FAULT_TEXTS)) | TEXTS
+        self.image.set_faults(
+            [
+                msgspec.json.encode(texts.get(number, "")).decode()[1:-1]
+                for number in range(max(texts) + 1)
+            ]
+        )
 
     def _tables(self) -> bytes:
         """The router's tables, or the error that two routes are in conflict."""

@@ -23,6 +23,7 @@ from fastgate.errors import ConfigurationError
 from fastgate.model import check, codec
 from fastgate.model.gateway import Gateway
 from fastgate.model.schema import json_schema
+from fastgate.model.validation import relative_to
 
 __all__ = ["Loaded", "json_schema", "load", "loads"]
 
@@ -116,7 +117,8 @@ def _loads(
             raise ConfigurationError("the document is empty", hint="Begin with `version: 1`.")
         if isinstance(data, dict):
             data = {k: v for k, v in data.items() if k != "$schema" and not k.startswith("x-")}
-        gateway = codec.decode(references.resolve(data), Gateway)
+        with relative_to(folder):
+            gateway = codec.decode(references.resolve(data), Gateway)
         check.require(gateway)
     except ConfigurationError as error:
         raise _locate(error, file, lines) from None
@@ -133,7 +135,9 @@ def _loads(
 
 def _locate(error: ConfigurationError, file: str, lines: documents.Lines) -> ConfigurationError:
     for one in error:
-        one.file = one.file or file or None
+        if one.file is not None and one.file != file:
+            continue  # it is about another file
+        one.file = file or None
         if one.line is None and one.path:
             one.line = lines.of(one.path)
     return error

@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from fastgate.errors import ConfigurationError
+from fastgate.model.auth import TOKEN_METHODS, BasicAuth
 from fastgate.model.gateway import (
     ApiKeyAuth,
+    Auth,
     Concurrency,
     Cors,
     Limit,
@@ -68,17 +70,23 @@ def static_response(respond: Respond, server: str | None) -> tuple[bytes, bytes]
     return "".join(f"{line}\r\n" for line in lines).encode(), body
 
 
-def challenge(auth: ApiKeyAuth, realm: str) -> str:
-    """The value of WWW-Authenticate: all ways to send the key."""
-    ways = []
-    if auth.bearer:
-        ways.append(f'Bearer realm="{realm}"')
-    places = [f'header="{auth.header}"'] if auth.header is not None else []
-    if auth.query is not None:
-        places.append(f'query="{auth.query}"')
-    if places:
-        ways.append(", ".join([f'ApiKey realm="{realm}"', *places]))
-    return ", ".join(ways)
+def challenges(auth: Auth, realm: str) -> str:
+    """The value of WWW-Authenticate: all ways to send a credential. Bearer is the last one, so that
+    workers can add to it what is wrong with a token."""
+    ways, bearer = [], False
+    for kind, method in auth.methods:
+        if isinstance(method, ApiKeyAuth):
+            places = [f'header="{method.header}"'] if method.header is not None else []
+            if method.query is not None:
+                places.append(f'query="{method.query}"')
+            if places:
+                ways.append(", ".join([f'ApiKey realm="{realm}"', *places]))
+            bearer = bearer or method.bearer
+        elif isinstance(method, BasicAuth):
+            ways.append(f'Basic realm="{method.realm or realm}", charset="UTF-8"')
+        elif kind in TOKEN_METHODS:
+            bearer = True
+    return ", ".join([*ways, f'Bearer realm="{realm}"'] if bearer else ways)
 
 
 def notice(route: Route) -> str:

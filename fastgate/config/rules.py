@@ -24,7 +24,6 @@ from fastgate._core.snapshot.snapshot import (
 )
 from fastgate.config.rendering import (
     WINDOWS,
-    challenge,
     cors_exposed,
     cors_methods,
     policy_member,
@@ -83,7 +82,7 @@ class RuleTables:
         self.image = image
         self.via = via
         self.server = server
-        self._auths: dict[ApiKeyAuth, int] = {}
+        self._auths: dict[tuple[ApiKeyAuth | None, int, str, int, int, bytes], int] = {}
         self._cors: dict[tuple[bytes, str], int] = {}
         self._texts: dict[tuple[str, ...], int] = {}
         self._redirects: dict[tuple[int, int], int] = {}
@@ -91,7 +90,7 @@ class RuleTables:
     @property
     def key_params(self) -> set[str]:
         """The query parameters that routes read API keys from."""
-        return {auth.query for auth in self._auths if auth.query}
+        return {key[0].query for key in self._auths if key[0] is not None and key[0].query}
 
     # ---- limits ---------------------------------------------------------------------------
 
@@ -159,11 +158,10 @@ class RuleTables:
     def predicates(self, match: Match) -> tuple[int, int]:
         """The handle of the table, equal for equal conditions in any order; and their number."""
         headers = {name.lower(): predicate for name, predicate in match.headers.items()}
-        if len(headers) != len(match.headers):
-            raise ValueError("match.headers: a name is there twice, in different cases")
         rows = [
             *((1, name, predicate) for name, predicate in headers.items()),
             *((4, name, predicate) for name, predicate in match.query.items()),
+            *((7, name, predicate) for name, predicate in match.cookies.items()),
         ]
         records = [
             self.image.predicate(first + kind, name, value)
@@ -199,16 +197,33 @@ class RuleTables:
             records += [self.image.header_rule(*line, HeaderAction.HEADER_ADD) for line in lines]
         return self.image.table(records)
 
-    def auth(self, auth: ApiKeyAuth) -> int:
-        index = self._auths.get(auth)
+    def auth(
+        self,
+        keys: ApiKeyAuth | None,
+        *,
+        flags: int,
+        challenge: str,
+        methods: int = 0,
+        owned: int = 0,
+        anonymous: bytes = b"",
+    ) -> int:
+        """The record of what routes ask for; equal ones are shared. keys: how API keys are sent;
+        None: they are not taken. The rest: as in auth_rec."""
+        key = (keys, flags, challenge, methods, owned, anonymous)
+        index = self._auths.get(key)
         if index is None:
-            index = self._auths[auth] = self.image.add_auth(
-                flags=(int(AuthFlag.AUTH_BEARER) if auth.bearer else 0)
-                | (int(AuthFlag.AUTH_OPTIONAL) if auth.optional else 0)
-                | (int(AuthFlag.AUTH_FORWARD) if auth.forward else 0),
-                header=(auth.header or "").lower(),
-                query=auth.query or "",
-                challenge=challenge(auth, self.via),
+            header, query = ("", "") if keys is None else (keys.header or "", keys.query or "")
+            if keys is not None:
+                flags |= int(AuthFlag.AUTH_BEARER) if keys.bearer else 0
+                flags |= int(AuthFlag.AUTH_FORWARD) if keys.forward else 0
+            index = self._auths[key] = self.image.add_auth(
+                flags=flags,
+                header=header.lower(),
+                query=query,
+                challenge=challenge,
+                methods=methods,
+                owned=owned,
+                anonymous=anonymous,
             )
         return index
 

@@ -32,6 +32,7 @@ def put_settings(image: ImageBuilder, gateway: Gateway, key_params: Iterable[str
         max_head=caps.head.bytes,
         max_fields=caps.fields,
         max_field=caps.field.bytes,
+        handshake_ms=timeouts.handshake.ms,
         head_ms=timeouts.head.ms,
         body_ms=timeouts.body.ms,
         idle_ms=timeouts.idle.ms,
@@ -41,6 +42,7 @@ def put_settings(image: ImageBuilder, gateway: Gateway, key_params: Iterable[str
         max_connections=caps.connections,
         max_upcalls=caps.upcalls,
         max_streams=caps.streams,
+        max_handshakes=caps.handshakes,
         underscores=_UNDERSCORES[headers.underscores],
         loop_max=headers.max_loops,
         flags=(SettingFlag.LIMITS_ON_SUCCESS if shown else 0)

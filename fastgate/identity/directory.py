@@ -14,6 +14,10 @@ the configuration lets go of it.
 - When the index is full, a larger one takes over: `on_index` sends it to the workers.
 - **Who pays** is a number in the row too, the account's slot in shared memory (`pay_from`);
   a consumer of an account that has none yet gets it as soon as there is one.
+- **Requests without a credential** can count as a consumer, on routes with `anonymous`. Such a
+  consumer has one more entry, which is made here and is in no list: the digest of its id.
+- **A revoked token** has an entry, too, which names a row of no consumer. It is there until the
+  index is rebuilt; after it has expired, it is not put into the next one.
 - **A consumer whose plan the configuration does not have is refused**, as if suspended: without
   its plan it would go unlimited.
 
@@ -29,7 +33,8 @@ from typing import Literal, TypeVar
 from fastgate._core.shared.credentials import NO_ACCOUNT, NO_PLAN, CredentialIndex, IndexFullError
 from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.identity import overrides
-from fastgate.store.cache import CacheRecord, ConsumerRecord, KeyRecord
+from fastgate.model import digests
+from fastgate.store.cache import CacheRecord, ConsumerRecord, KeyRecord, TokenRecord
 
 T = TypeVar("T")
 
@@ -67,6 +72,11 @@ class Directory:
         self.parties: dict[str, Party] = {}
         self.keys: dict[bytes, KeyRecord] = {}
         self.shadows: dict[bytes, KeyRecord] = {}
+        self.tokens: dict[bytes, int] = {}
+        """Revoked tokens → when they expire, Unix seconds."""
+        self._token_row = -1
+        self._anonymous: dict[str, bytes] = {}
+        """Ids of consumers as whom requests without a credential count → digests."""
         self.slots: Mapping[str, int] | None = None
         self.account_slots: Mapping[str, int] = {}
         self.cap: Callable[[Literal["consumer", "credential"], str], tuple[int, int]] = _no_cap
@@ -79,6 +89,7 @@ class Directory:
         party = self.parties.get(record.id)
         if party is None:
             self.parties[record.id] = Party(record, seed=seed)
+            self._put_anonymous(record.id)
             return
         changed = party.record != record
         party.record, party.seed = record, seed
@@ -245,18 +256,76 @@ class Directory:
         if not party.digests:
             party.row = -1  # the index frees it once no entry names it
 
+    # ---- requests without a credential --------------------------------------------------
+
+    def set_anonymous(self, idents: set[str]) -> None:
+        """The consumers as whom requests without a credential count, from now on."""
+        for ident in self._anonymous.keys() - idents:
+            self.drop_key(self._anonymous.pop(ident))
+        for ident in idents - self._anonymous.keys():
+            self._anonymous[ident] = digests.consumer(ident)
+            self._put_anonymous(ident)
+
+    def missing(self) -> set[str]:
+        """Those of them that do not exist."""
+        return self._anonymous.keys() - self.parties.keys()
+
+    def held(self, party: Party) -> set[bytes]:
+        """The digests of a consumer's credentials: without the one for requests that have none."""
+        return party.digests - {self._anonymous.get(party.record.id, b"")}
+
+    def _put_anonymous(self, ident: str) -> None:
+        digest = self._anonymous.get(ident)
+        if digest is not None:
+            self.put_key(KeyRecord(digest, f"anonymous-{ident}", ident, 0, 0, "consumer"))
+
+    # ---- revoked tokens -----------------------------------------------------------------
+
+    def revoke_token(self, digest: bytes, expires_at: int) -> None:
+        """Refuse a token from now on. `expires_at`: when it can be forgotten."""
+        known = self.tokens.get(digest)
+        self.tokens[digest] = max(expires_at, known or 0)
+        if known is None:
+            self._with_room(lambda: self._put_token(digest))
+
+    def set_revoked_tokens(self, tokens: Mapping[bytes, int]) -> None:
+        """These are all of them."""
+        self.tokens = {digest: at for digest, at in self.tokens.items() if digest in tokens}
+        for digest, expires_at in tokens.items():
+            self.revoke_token(digest, expires_at)
+
+    def forget_tokens(self, now: int) -> None:
+        """Forget those that have expired."""
+        self.tokens = {digest: at for digest, at in self.tokens.items() if at > now}
+
+    def _put_token(self, digest: bytes) -> None:
+        if self._token_row < 0:
+            self._token_row = self.index.set_consumer(
+                "revoked-tokens", identity=0, suspended=True, name="revoked tokens"
+            )
+        self.index.put(digest, self._token_row, expires_at=PAST, identity=0)
+        self.index.revoke(digest)
+
     # ---- room ---------------------------------------------------------------------------
 
     def _with_room(self, write: Callable[[], T]) -> T:
         try:
             return write()
         except IndexFullError:
-            self.index = self.index.grow()
+            grown = self.index.grow()
+            if grown.capacity <= self.size:  # of the tokens that it forgets, many live longer
+                grown = self.index.grow(max(2 * self.size, self.index.capacity))
+            self.index = grown
         for digest, record in list(self.keys.items()):
             # Revoked long ago: it was not copied into the larger index.
             if record.revoked_at and self.index.find_digest(digest) is None:
                 del self.keys[digest]
                 self._forget(self.parties[record.consumer], digest)
+        lost = [digest for digest in self.tokens if self.index.find_digest(digest) is None]
+        if len(lost) == len(self.tokens):
+            self._token_row = -1  # it has no entry, so the index may give it to a consumer
+        for digest in lost:
+            self._put_token(digest)
         done = write()
         self._on_index(self.index)
         return done
@@ -266,6 +335,13 @@ class Directory:
         for party in self.parties.values():
             if not party.seed:
                 yield party.record
-                for digest in party.digests:
+                for digest in self.held(party):
                     yield self.keys[digest]
         yield from self.shadows.values()
+        for digest, expires_at in self.tokens.items():
+            yield TokenRecord(digest, expires_at)
+
+    @property
+    def size(self) -> int:
+        """How many records there are."""
+        return len(self.parties) + len(self.keys) + len(self.tokens)

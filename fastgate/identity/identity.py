@@ -1,104 +1,54 @@
-"""Identity: who may call. Issues keys, and keeps the workers' credential index in step.
+"""Identity: who may call. Issues credentials, and keeps the workers' credential index in step.
 
 ```
  configuration's seed ─┐
  store (accounts,      ├─▶ Identity: directory in memory ─▶ CredentialIndex (shared memory)
-   consumers, keys) ───┤         │                               └ workers look up, no lock
+   consumers,          │                               └ workers look up, no lock
+   credentials) ───────┤         │
  credentials.cache ────┘         └─▶ credentials.cache (hashes; for starts without the store)
 ```
 
 - **Order of a change**: the store's transaction, then the index (every worker feels it with
   its next lookup), then the cache, synced to disk; then the caller has its answer. A crash in
-  between is repaired by the next `sync`, which makes directory, index and cache equal the store.
-- **Starting**: `load_cache()` fills the index before the store is reachable, `configure()` adds
-  the consumers of the configuration; `attach()` lets the store correct both when it is available.
-- **The seed wins**: a key in the configuration belongs to the consumer there.
+  between is repaired by the next `sync`, which makes directory, index and cache equal the store
+  (`synced.py`).
+- **The seed wins**: a credential in the configuration belongs to the consumer there.
 
 A key is shown once, when it is issued; only its SHA-256 is kept. Keys have 190 random bits, so an
-unsalted hash is safe to store. Memory: about 0.6 KiB a credential in the control process.
+unsalted hash is safe to store. What else proves who calls has a digest, too
+(`fastgate.model.digests`).
+Memory: about 0.6 KiB a credential in the control process.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fastgate._core.shared.credentials import CredentialIndex
-from fastgate.errors import (
-    ConfigurationError,
-    ConflictError,
-    FastGateError,
-    StoreError,
-)
-from fastgate.identity import overrides
-from fastgate.identity.directory import Directory
-from fastgate.imports import importing
-from fastgate.model.keys import key_digest, new_key, shown_prefix
-from fastgate.model.overrides import Known, overridable, override_faults
+from fastgate.errors import ConfigurationError, ConflictError, FastGateError
+from fastgate.identity import kinds, overrides
+from fastgate.identity.synced import SyncedRecords, consumer_record, key_record, token_records
+from fastgate.model.digests import NAMES
+from fastgate.model.overrides import override_faults
 from fastgate.model.policy import MAX_OVERRIDES
-from fastgate.serial import Serial
-from fastgate.store.cache import (
-    CacheRecord,
-    ConsumerRecord,
-    CredentialCache,
-    GoneRecord,
-    KeyRecord,
-)
+from fastgate.store.cache import ConsumerRecord, GoneRecord, KeyRecord
 
 if TYPE_CHECKING:
-    from fastgate.model.gateway import Gateway
-    from fastgate.store.engine import Store
-    from fastgate.store.parties import Consumer, Credential, Parties
-
-
-log = logging.getLogger("fastgate.identity")
-
-REMEMBERED = timedelta(days=30)
-"""How long a revoked or expired key is refused as such; after that it is unknown."""
+    from fastgate.identity.kinds import NewCredential, NewRevocation
+    from fastgate.store.parties import Consumer, Credential
+    from fastgate.store.revocations import Revocation
 
 
 class Issued(msgspec.Struct, frozen=True, kw_only=True):
-    """A credential and its key, which is stored nowhere. `replaces`: the credential that it
-    replaces."""
+    """A credential, and what its owner needs to have (a key, a secret), which is stored nowhere.
+    `replaces`: the credential that it replaces."""
 
     credential: Credential
     key: str
     replaces: Credential | None = None
-
-
-def _unix(moment: datetime | None) -> int:
-    return 0 if moment is None else max(1, int(moment.timestamp()))
-
-
-def _consumer_record(consumer: Consumer) -> ConsumerRecord:
-    return ConsumerRecord(
-        consumer.id,
-        consumer.name,
-        consumer.account,
-        consumer.plan,
-        consumer.suspended,
-        consumer.limits,
-    )
-
-
-def _key_record(credential: Credential) -> KeyRecord:
-    return KeyRecord(
-        credential.digest,
-        credential.id,
-        credential.consumer,
-        _unix(credential.expires_at),
-        _unix(credential.revoked_at),
-    )
-
-
-# ---- what the control process and the API use -------------------------------------------
 
 
 class InvalidMember(FastGateError):
@@ -109,217 +59,8 @@ class InvalidMember(FastGateError):
         self.path = path
 
 
-class Identity:
-    """Consumers and their credentials. Used on the control process's event loop."""
-
-    def __init__(
-        self,
-        index: CredentialIndex,
-        *,
-        cache: Path | None = None,
-        on_index: Callable[[CredentialIndex], None] = lambda index: None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        """`on_index` is called with the index once it is whole (when the first configuration is
-        taken over: without that, consumers have no plans), and with each larger one that takes
-        over when one has grown full. It sends the descriptor to the workers, who know the one
-        before until then."""
-        self.directory = Directory(index, self._grown)
-        self._on_index = on_index
-        self._whole_index = False
-        self._cache = CredentialCache(cache) if cache is not None else None
-        self._clock = clock
-        self._parties: Parties | None = None
-        self._changes = Serial()  # what the store has committed must reach the index
-        self._overridable: Known = {}
-        self._known = -1  # the store's count of changes that the directory stands for
-
-    @property
-    def index(self) -> CredentialIndex:
-        return self.directory.index
-
-    # ---- coming up ----------------------------------------------------------------------
-
-    def load_cache(self) -> int:
-        """Fill the index from the local cache. Returns the number of credentials."""
-        if self._cache is None:
-            return 0
-        directory = self.directory
-        consumers: dict[str, ConsumerRecord] = {}
-        keys: dict[bytes, KeyRecord] = {}
-        for record in self._cache.load():  # the last word on each is what counts
-            if isinstance(record, ConsumerRecord):
-                consumers[record.id] = record
-            elif isinstance(record, KeyRecord):
-                keys[record.digest] = record
-            else:
-                consumers.pop(record.consumer, None)
-                keys = {
-                    digest: key for digest, key in keys.items() if key.consumer != record.consumer
-                }
-        for consumer in consumers.values():
-            directory.put_consumer(consumer, seed=False)
-        for key in keys.values():
-            directory.put_key(key)
-        return len(directory.keys)
-
-    def configure(self, gateway: Gateway, plan_slots: Mapping[str, int]) -> None:
-        """Take over the consumers and plans of a configuration, which is about to be served.
-
-        `plan_slots`: the slot number of each plan, as compiled into the snapshot.
-        """
-        directory = self.directory
-        directory.set_slots(plan_slots)
-        self._overridable = overridable(gateway)
-        self._warn_of_lost_overrides()
-        wanted: set[str] = set()
-        digests: set[bytes] = set()
-        for seed in gateway.consumers:
-            own = overrides.encoded(seed.limits)
-            record = ConsumerRecord(seed.ident, seed.name, None, seed.plan, seed.suspended, own)
-            wanted.add(record.id)
-            directory.put_consumer(record, seed=True)
-            for key in seed.keys:
-                digests.add(key.digest)
-                ident = f"seed-{key.hex[:16]}"
-                directory.put_key(KeyRecord(key.digest, ident, record.id, 0, 0))
-        for name, party in list(directory.parties.items()):
-            if party.seed:
-                for digest in party.digests - digests:
-                    directory.drop_key(digest)
-                if name not in wanted:
-                    directory.drop_consumer(name)
-
-        if not self._whole_index:
-            self._whole_index = True
-            self._on_index(directory.index)
-
-    def _warn_of_lost_overrides(self) -> None:
-        """Warn about overrides of stored consumers for limits that the configuration does not
-        have."""
-        lost: dict[str, int] = {}
-        for party in self.directory.parties.values():
-            if not party.seed:
-                for name in party.record.limits:
-                    if name not in self._overridable:
-                        lost[name] = lost.get(name, 0) + 1
-        for name, count in sorted(lost.items()):
-            log.warning(
-                "%d consumer(s) have their own numbers for the limit %s, which the configuration "
-                "does not have; they have no effect.",
-                count,
-                name,
-            )
-
-    def _grown(self, index: CredentialIndex) -> None:
-        if self._whole_index:
-            self._on_index(index)
-
-    def check_plans(self, gateway: Gateway) -> None:
-        """Raise ConfigurationError when the configuration lacks a plan that consumers are on:
-        without their plan they would go unlimited."""
-        plans = {plan.name for plan in gateway.plans}
-        missing: dict[str, int] = {}
-        for party in self.directory.parties.values():
-            plan = party.record.plan
-            if plan is not None and plan not in plans and not party.seed:
-                missing[plan] = missing.get(plan, 0) + 1
-        errors = [
-            ConfigurationError(
-                f"The plan {plan!r} is missing, and {count} consumer(s) are on it",
-                path="plans",
-                hint="Keep it, or move them to another plan first.",
-            )
-            for plan, count in sorted(missing.items())
-        ]
-        if errors:
-            raise ConfigurationError(
-                errors[0].message, path="plans", hint=errors[0].hint, others=errors[1:]
-            )
-
-    def attach(self, store: Store) -> None:
-        """Set the store. Directory and cache follow the store whenever it is available."""
-        with importing():
-            from fastgate.store.parties import TOPIC, Parties
-
-        async def changed(counts: dict[str, int]) -> None:
-            if counts.get(TOPIC) != self._known:
-                await self.sync()
-
-        self._parties = Parties(store)
-        store.on_ready.append(self.sync)
-        store.on_change.append(changed)
-
-    @property
-    def parties(self) -> Parties:
-        """The store's tables. Raises StoreError when there is no store (yet)."""
-        if self._parties is None:
-            raise StoreError("The store is not connected yet.")
-        return self._parties
-
-    def close(self) -> None:
-        if self._cache is not None:
-            self._cache.close()
-
-    # ---- keeping in step ----------------------------------------------------------------
-
-    async def sync(self) -> None:
-        """Make directory, index and cache equal the store. Raises StoreError."""
-        await self._changes.run(self._sync)
-
-    async def _sync(self) -> None:
-        parties, directory = self.parties, self.directory
-        known = await parties.count()  # read first: at worst we read once more than needed
-        consumers: set[str] = set()
-        keys: set[bytes] = set()
-        async with contextlib.aclosing(parties.everything(self._clock() - REMEMBERED)) as batches:
-            async for batch in batches:
-                for consumer, credentials in batch:
-                    consumers.add(consumer.id)
-                    if (held := directory.parties.get(consumer.id)) and held.seed:
-                        continue  # the seed wins
-                    directory.put_consumer(_consumer_record(consumer), seed=False)
-                    for credential in credentials:
-                        keys.add(credential.digest)
-                        directory.put_key(_key_record(credential))
-        for ident, party in list(directory.parties.items()):
-            if party.seed:
-                continue
-            if ident not in consumers:
-                directory.drop_consumer(ident)
-                continue
-            for digest in party.digests - keys:
-                directory.drop_key(digest)
-        directory.drop_shadows(keys)
-        if self._cache is not None:
-            await asyncio.to_thread(self._cache.replace, list(directory.stored()))
-        self._known = known
-
-    async def _learn(self, count: int, records: Sequence[CacheRecord]) -> None:
-        """Take over a change that the store has just committed as its `count`th."""
-        directory = self.directory
-        for record in records:
-            if isinstance(record, ConsumerRecord):
-                directory.put_consumer(record, seed=False)
-            elif isinstance(record, KeyRecord):
-                directory.put_key(record)
-            else:
-                directory.drop_consumer(record.consumer)
-        if self._cache is not None:
-            if self._cache.outdated(len(directory.parties) + len(directory.keys)):
-                await asyncio.to_thread(self._cache.replace, list(directory.stored()))
-            else:
-                self._cache.append(records)
-                await asyncio.to_thread(self._cache.sync)
-        if count == self._known + 1:
-            self._known = count
-        else:  # another gateway changed something as well
-            try:
-                await self._sync()
-            except StoreError as error:
-                log.warning(
-                    "The change is done, but changes by others could not be read yet: %s", error
-                )
+class Identity(SyncedRecords):
+    """Consumers, their credentials, and tokens that are revoked."""
 
     # ---- consumers ----------------------------------------------------------------------
 
@@ -336,9 +77,10 @@ class Identity:
         return sorted(found, key=lambda record: record.id)
 
     def seed_keys(self, ident: str) -> list[KeyRecord]:
-        """The keys of a consumer of the configuration."""
-        party = self.directory.parties[ident]
-        return sorted((self.directory.keys[d] for d in party.digests), key=lambda key: key.id)
+        """The credentials of a consumer of the configuration."""
+        directory = self.directory
+        held = directory.held(directory.parties[ident])
+        return sorted((directory.keys[digest] for digest in held), key=lambda key: key.id)
 
     def known(self, ident: str) -> ConsumerRecord | None:
         """Any consumer, by id or name, if it is known without the store."""
@@ -400,7 +142,7 @@ class Identity:
             consumer, count = await self.parties.create_consumer(
                 name=name, account=account, plan=plan, suspended=suspended, limits=limits
             )
-            await self._learn(count, [_consumer_record(consumer)])
+            await self.learn(count, [consumer_record(consumer)])
             return consumer
 
         return await self._changes.run(change)
@@ -417,7 +159,7 @@ class Identity:
 
         async def change() -> Consumer:
             consumer, count = await self.parties.update_consumer(ident, changes, version)
-            await self._learn(count, [_consumer_record(consumer)])
+            await self.learn(count, [consumer_record(consumer)])
             return consumer
 
         return await self._changes.run(change)
@@ -429,7 +171,7 @@ class Identity:
 
         async def change() -> None:
             consumer, count = await self.parties.delete_consumer(ident, version)
-            await self._learn(count, [GoneRecord(consumer.id)])
+            await self.learn(count, [GoneRecord(consumer.id)])
 
         await self._changes.run(change)
 
@@ -444,27 +186,44 @@ class Identity:
         environment: str | None = None,
         key: str | None = None,
     ) -> Issued:
-        """A new credential; its key works on every worker when this returns.
+        """A new key; it works on every worker when this returns.
 
         `key`: take this one (from another gateway) instead of making one.
         Raises NotFoundError, ConflictError, StoreError; ValueError for a bad environment.
         """
+        new = kinds.api_key(key, environment)
+        return await self.add(consumer, new, label=label, expires_at=expires_at)
+
+    async def add(
+        self,
+        consumer: str,
+        new: NewCredential,
+        *,
+        label: str = "",
+        expires_at: datetime | None = None,
+    ) -> Issued:
+        """A new credential; it works on every worker when this returns. One that was revoked, or
+        has expired, can be given to a consumer again, unless it is a key.
+
+        Raises NotFoundError, ConflictError, StoreError.
+        """
         self.refuse_seed(consumer)
-        made = key if key is not None else new_key(environment)
-        digest = key_digest(made)
-        if digest in self.directory.keys:
-            raise ConflictError("This key exists already.")
+        held = self.directory.keys.get(new.digest)
+        if held is not None and (self.directory.parties[held.consumer].seed or new.kind == "key"):
+            raise ConflictError(f"This {NAMES[new.kind]} exists already.")
 
         async def change() -> Issued:
             credential, _, count = await self.parties.create_credential(
                 consumer,
-                digest=digest,
-                prefix=shown_prefix(made),
+                digest=new.digest,
+                prefix=new.prefix,
                 label=label,
                 expires_at=expires_at,
+                kind=new.kind,
+                about=new.about,
             )
-            await self._learn(count, [_key_record(credential)])
-            return Issued(credential=credential, key=made)
+            await self.learn(count, [key_record(credential)])
+            return Issued(credential=credential, key=new.shown)
 
         return await self._changes.run(change)
 
@@ -476,30 +235,53 @@ class Identity:
         overlap: timedelta = timedelta(0),
         environment: str | None = None,
     ) -> Issued:
-        """A new key in the place of an old one, which is refused after `overlap`.
+        """A new key, or a new secret for a user, in the place of an old one, which is refused after
+        `overlap`.
 
-        Raises NotFoundError, ConflictError, StoreError; ValueError for a bad environment.
+        Raises NotFoundError, ConflictError (also for credentials that have no secret), StoreError;
+        ValueError for a bad environment.
         """
         self.refuse_seed(consumer)
-        made = new_key(environment)
         now = self._clock()
 
         async def change() -> Issued:
             parties = self.parties
             before = await parties.credential(consumer, ident)
+            new = _replacement(before, environment)
             end = now + overlap
             if before.expires_at is not None:
                 end = min(end, before.expires_at)
             old = {"expires_at": end} if overlap else {"revoked_at": now}
             fresh, after, count = await parties.rotate_credential(
-                consumer,
-                ident,
-                digest=key_digest(made),
-                prefix=shown_prefix(made),
-                old=old,
+                consumer, ident, digest=new.digest, prefix=new.prefix, old=old
             )
-            await self._learn(count, [_key_record(fresh), _key_record(after)])
-            return Issued(credential=fresh, key=made, replaces=after)
+            await self.learn(count, [key_record(fresh), key_record(after)])
+            return Issued(credential=fresh, key=new.shown, replaces=after)
+
+        return await self._changes.run(change)
+
+    async def create_for_subject(self, issuer: str, subject: str, plan: str) -> bool:
+        """Make sure that a subject of an issuer has a consumer: if it has none, one is made on this
+        plan. Whether its requests will be served. Raises ConflictError, StoreError.
+
+        The consumer's id follows from issuer and subject, so workers and gateways that do this at
+        the same moment make one consumer."""
+        new = kinds.subject(issuer, subject)
+        names = kinds.names_of(subject, new.digest)
+
+        async def change() -> bool:
+            held = self.directory.keys.get(new.digest)
+            if held is None:
+                consumer, credential, count = await self.parties.create_for_subject(
+                    ident=kinds.consumer_of(new.digest),
+                    names=names,
+                    plan=plan,
+                    digest=new.digest,
+                    about=new.about,
+                )
+                held = key_record(credential)
+                await self.learn(count, [consumer_record(consumer), held])
+            return not held.revoked_at
 
         return await self._changes.run(change)
 
@@ -513,7 +295,7 @@ class Identity:
             credential, count = await self.parties.update_credential(
                 consumer, ident, changes, version
             )
-            await self._learn(count, [_key_record(credential)])
+            await self.learn(count, [key_record(credential)])
             return credential
 
         return await self._changes.run(change)
@@ -533,7 +315,41 @@ class Identity:
             credential, count = await self.parties.update_credential(
                 consumer, ident, {"revoked_at": self._clock()}, version
             )
-            await self._learn(count, [_key_record(credential)])
+            await self.learn(count, [key_record(credential)])
             return credential
 
         return await self._changes.run(change)
+
+    # ---- tokens -------------------------------------------------------------------------
+
+    async def revoke_token(
+        self, new: NewRevocation, expires_at: datetime, revoked_by: str
+    ) -> tuple[Revocation, bool]:
+        """Revoke a token of a caller until it expires: every worker refuses it when this returns.
+        Whether it was not revoked before. Raises StoreError."""
+        end = expires_at + timedelta(seconds=kinds.LEEWAY_S)
+
+        async def change() -> tuple[Revocation, bool]:
+            row, fresh, count = await self.revocations.add(
+                digest=new.digest,
+                whole=new.whole,
+                about=new.about,
+                revoked_by=revoked_by,
+                expires_at=end,
+            )
+            await self.learn_revoked(count, token_records(row))
+            return row, fresh
+
+        return await self._changes.run(change)
+
+
+def _replacement(before: Credential, environment: str | None) -> NewCredential:
+    """What comes in the place of a credential. Raises ConflictError."""
+    if before.kind == "basic":
+        return kinds.basic(before.about["user"])
+    if before.kind != "key":
+        raise ConflictError(
+            f"A {before.kind} has no secret that could be replaced. Add the new one, and revoke "
+            "this one."
+        )
+    return kinds.api_key(None, environment)

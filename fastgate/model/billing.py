@@ -21,6 +21,7 @@ from msgspec import Meta, field
 from fastgate.model.base import Model, Name, worded
 from fastgate.model.secret import Secret
 from fastgate.model.units import Duration, Money
+from fastgate.model.webhook import Url, Webhook, check_webhooks
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -30,15 +31,6 @@ Currency = Annotated[
     str, Meta(pattern=worded(r"^[A-Z]{3}$", "a currency: three capital letters such as 'USD'"))
 ]
 """A wallet's currency: three letters, which is what shared memory has room for."""
-Url = Annotated[
-    str,
-    Meta(
-        pattern=worded(
-            r"^https?://[^\s\x22<>\\]{1,1000}$",
-            "an address that begins with 'http://' or 'https://', without spaces or quotes",
-        )
-    ),
-]
 
 STRIPE_API = "https://api.stripe.com"
 
@@ -356,36 +348,6 @@ class Smtp(Model, frozen=True, kw_only=True):
             raise ValueError("tls: a password is never sent unencrypted; use starttls or implicit")
 
 
-class Webhook(Model, frozen=True, kw_only=True):
-    """An address to which signed notices are posted."""
-
-    name: Annotated[Name, Meta(description="Its name, in the records of sent notices.")]
-    url: Annotated[Url, Meta(description="Where to post.")]
-    secret: Annotated[
-        Secret,
-        Meta(
-            description="The key for signatures (HMAC-SHA256; `FastGate-Signature: t=…,v1=…`), "
-            "shared "
-            "with the receiver."
-        ),
-    ]
-    events: Annotated[
-        list[
-            Annotated[
-                str,
-                Meta(
-                    pattern=worded(
-                        r"^[a-z_]+(\.[a-z_]+)*(\.\*)?$",
-                        "a kind of notice such as 'payment.failed', or a group, 'payment.*'",
-                    )
-                ),
-            ]
-        ],
-        Meta(description="Kinds of notices to post; `payment.*` for a group. Empty: all."),
-    ] = []
-    timeout: Annotated[Duration, Meta(description="For one post.")] = _d("10s")
-
-
 # ---- providers and the seller -----------------------------------------------------------
 
 
@@ -516,9 +478,7 @@ class Billing(Model, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.time_zone != "UTC":
             check_zone(self.time_zone)
-        names = [webhook.name for webhook in self.webhooks]
-        if len(set(names)) != len(names):
-            raise ValueError("webhooks: each has a name of its own")
+        check_webhooks(self.webhooks)
 
     @property
     def provider_names(self) -> list[str]:

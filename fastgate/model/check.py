@@ -11,8 +11,9 @@ from importlib.util import find_spec
 from typing import Protocol
 
 from fastgate.errors import ConfigurationError
+from fastgate.model import check_auth, check_listeners, check_tls, check_upstreams
 from fastgate.model.faults import did_you_mean
-from fastgate.model.gateway import Duration, Gateway, Route, Service
+from fastgate.model.gateway import Duration, Gateway, Policy, Route, Service
 from fastgate.model.overrides import overridable, override_faults
 from fastgate.model.paths import literal_prefix
 from fastgate.model.policy import Rules, cors_field
@@ -40,6 +41,8 @@ def check(gateway: Gateway) -> list[ConfigurationError]:
         *_store(gateway),
         *_names(gateway),
         *_references(gateway),
+        *check_tls.references(gateway),
+        *check_auth.references(gateway),
         *_limit_names(gateway),
         *_times(gateway),
     ]
@@ -52,6 +55,8 @@ def check(gateway: Gateway) -> list[ConfigurationError]:
             *_open_ended(gateway),
             *_unseen(gateway),
             *_overrides(gateway),
+            *check_tls.relations(gateway),
+            *check_auth.relations(gateway),
         ]
     return faults
 
@@ -156,14 +161,6 @@ def warnings(gateway: Gateway) -> list[ConfigurationError]:
         for index, resource in enumerate(resources):
             if resource.name not in uses:
                 found.append(ConfigurationError(f"{resource.name!r}: {why}", f"{where}[{index}]"))
-    if not gateway.control.bind.loopback:
-        found.append(
-            ConfigurationError(
-                "the control API can be reached from other machines",
-                "control.bind",
-                hint="Bind it to loopback or a Unix socket, or keep its port behind a firewall.",
-            )
-        )
     if any(peer.is_unix for peer in gateway.trusted_proxies) and not any(
         listener.bind.path for listener in gateway.listeners
     ):
@@ -174,21 +171,29 @@ def warnings(gateway: Gateway) -> list[ConfigurationError]:
                 hint="Add a listener with `bind: unix:/path`, or take `unix` out.",
             )
         )
-    return [*found, *_around_by_slashes(gateway), *_unmetered(gateway)]
+    return [
+        *check_listeners.warnings(gateway),
+        *check_tls.warnings(gateway),
+        *check_auth.warnings(gateway),
+        *check_upstreams.warnings(gateway),
+        *found,
+        *_around_by_slashes(gateway),
+        *_unmetered(gateway),
+    ]
 
 
 def _around_by_slashes(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Warnings for catch-all routes without a key that match `//admin/x`: the upstream may serve it
-    as `/admin/x`, which needs a key on another route."""
+    """Warnings for catch-all routes without authentication that match `//admin/x`: the upstream may
+    serve it as `/admin/x`, which another route protects."""
     if gateway.merge_slashes:
         return
     upstream_of = {service.name: service.upstream for service in gateway.services}
     guarded: dict[str, list[Route]] = {}
     for route in gateway.routes:
-        if route.auth.api_key is not None and route.service is not None:
+        if route.auth.methods and route.service is not None:
             guarded.setdefault(upstream_of.get(route.service, ""), []).append(route)
     for index, route in enumerate(gateway.routes):
-        if route.auth.api_key is not None or route.service is None:
+        if route.auth.methods or route.service is None:
             continue
         begins = tuple(literal_prefix(path) for path in route.patterns if path.endswith("*}"))
         for other in guarded.get(upstream_of.get(route.service, ""), ()):
@@ -196,7 +201,7 @@ def _around_by_slashes(gateway: Gateway) -> Iterator[ConfigurationError]:
                 not route.hosts or not other.hosts or set(route.hosts) & set(other.hosts)
             ):
                 yield ConfigurationError(
-                    f"{route.name!r} requires no key and matches paths with empty segments, "
+                    f"{route.name!r} requires no credential and matches paths with empty segments, "
                     f"which the upstream may treat as paths of {other.name!r}, which does",
                     f"routes[{index}]",
                     hint="Unless the upstream keeps `//`, leave `merge_slashes` on.",
@@ -241,7 +246,8 @@ def _names(gateway: Gateway) -> Iterator[ConfigurationError]:
         "listeners": gateway.listeners, "upstreams": gateway.upstreams,
         "services": gateway.services, "routes": gateway.routes, "policies": gateway.policies,
         "plans": gateway.plans, "consumers": gateway.consumers,
-        "control.tokens": gateway.control.tokens,
+        "control.tokens": gateway.control.tokens, "certificates": gateway.certificates,
+        "authorities": gateway.authorities, "acme": gateway.acme, "issuers": gateway.issuers,
     }  # fmt: skip
     for where, resources in groups.items():
         names = [(f"[{i}].name", resource.name) for i, resource in enumerate(resources)]
@@ -271,7 +277,11 @@ def _references(gateway: Gateway) -> Iterator[ConfigurationError]:
     policies = [policy.name for policy in gateway.policies]
     plans = [plan.name for plan in gateway.plans]
 
+    # There may be 100,000 routes, so they are listed only where they are named.
+    excepted = gateway.maintenance is not None and gateway.maintenance.except_
+    routes = [route.name for route in gateway.routes] if excepted else []
     known = {
+        "route": (routes, set(routes)),
         "upstream": (upstreams, set(upstreams)),
         "service": (services, set(services)),
         "policy": (policies, set(policies)),
@@ -290,6 +300,8 @@ def _references(gateway: Gateway) -> Iterator[ConfigurationError]:
             yield from missing(kind, name, f"{path}[{j}]")
 
     yield from each("policy", gateway.default_policies, "default_policies")
+    if gateway.maintenance is not None:
+        yield from each("route", gateway.maintenance.except_, "maintenance.except")
     for i, service in enumerate(gateway.services):
         yield from missing("upstream", service.upstream, f"services[{i}].upstream")
         yield from each("plan", service.plans, f"services[{i}].plans")
@@ -361,7 +373,7 @@ def _identity(gateway: Gateway) -> Iterator[ConfigurationError]:
     """Errors for routes that do not identify callers but count by caller or need a plan."""
     resolver = Resolver(gateway)
     for i, route in enumerate(gateway.routes):
-        if route.auth.api_key is not None or route.retired:
+        if route.auth.identifies or route.retired:
             continue
         plans = resolver.plans_of(route.service) if route.service is not None else []
         if plans:
@@ -408,12 +420,19 @@ def _overrides(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _collected(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Errors for handlers with too large bodies, since these are collected in memory."""
+    """Errors for handlers and validation with too large bodies: these are collected in memory."""
     resolver = Resolver(gateway)
+    owners: list[Route | Service | Policy]
+    owners = [*gateway.routes, *gateway.services, *gateway.policies]
+    validating = any(owner.validate is not None for owner in owners)
     for i, route in enumerate(gateway.routes):
-        if route.retired or (route.handler is None and route.x402 is None):
+        handled = route.handler is not None or route.x402 is not None
+        if route.retired or not (handled or validating):
             continue
-        own = resolver.route(route).max_body
+        effective = resolver.route(route)
+        if not handled and effective.validate is None:
+            continue
+        own = effective.max_body
         cap = gateway.caps.body if own is None else own
         if 0 < cap.bytes <= MOST_COLLECTED.bytes:
             continue
@@ -425,7 +444,8 @@ def _collected(gateway: Gateway) -> Iterator[ConfigurationError]:
         else:
             whose = " as `caps.body` says"
         yield ConfigurationError(
-            f"the handler of this route would get bodies {said}{whose}; they are kept in memory, "
+            f"the {'handler' if handled else 'validation'} of this route would get bodies "
+            f"{said}{whose}; they are kept in memory, "
             "and at most "
             f"{MOST_COLLECTED} is the most",
             f"routes[{i}].max_body",

@@ -58,7 +58,7 @@ def _work(struct: type[Model]) -> dict[str, Field]:
         field.name: field
         for field in fields_of(struct).values()
         if field.shape.kind in ("struct", "list")
-        or (field.shape.kind == "dict" and shape_of(field.shape.item).kind == "struct")
+        or (field.shape.kind == "dict" and shape_of(field.shape.item).kind in ("struct", "list"))
     }
 
 
@@ -107,8 +107,13 @@ def _expand_field(struct: type[Model], field: Field, value: Any) -> Any:
             except _ShortFault as fault:
                 raise fault.below(f"[{index}]") from None
         return built
-    inner = shape_of(shape.item).struct if shape.kind == "dict" else None
-    if inner is None or not isinstance(value, dict):
+    if shape.kind != "dict" or not isinstance(value, dict):
+        return value
+    item = shape_of(shape.item)
+    if item.kind == "list":
+        return {name: _listed(one, "") for name, one in value.items()}
+    inner = item.struct
+    if inner is None:
         return value
     entries = {}
     for name, one in value.items():

@@ -143,7 +143,7 @@ def explain(text: str, struct: type[Model], data: Any) -> ConfigurationError:
             path=spot.path,
             hint=did_you_mean(spot.value, [str(choice) for choice in shape.choices], "Choices"),
         )
-    own = re.match(r"(([a-z_]+)(\[\d+\])?(\.[a-z_]+)*): ", message)
+    own = re.match(r"(([a-z_]+)(\[\d+\]|\.[A-Za-z0-9_-]+)*): ", message)
     if own and shape.struct and own[2] in fields_of(shape.struct):
         # a struct's own check that names its field
         path = f"{spot.path}.{own[1]}" if spot.path else own[1]

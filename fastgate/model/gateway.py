@@ -12,6 +12,17 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from fastgate.model.auth import (
+    ApiKeyAuth,
+    Auth,
+    AuthMethod,
+    BasicAuth,
+    ForwardAuth,
+    IntrospectionAuth,
+    JwtAuth,
+    MtlsAuth,
+    SignatureAuth,
+)
 from fastgate.model.base import Model
 from fastgate.model.billing import (
     Billing,
@@ -27,8 +38,11 @@ from fastgate.model.billing import (
     Stripe,
     Tier,
     UnitPrice,
-    Webhook,
 )
+from fastgate.model.claims import ClaimPath
+from fastgate.model.connections import ConnectionLimit, HandshakeLimit
+from fastgate.model.issuer import Introspection, Issuer, TokenPlan
+from fastgate.model.match import Match, Predicate
 from fastgate.model.operation import (
     AccessLog,
     Caps,
@@ -59,16 +73,26 @@ from fastgate.model.policy import (
     Scope,
 )
 from fastgate.model.route import (
-    ApiKeyAuth,
-    Auth,
-    Match,
-    Predicate,
     Redirect,
     Respond,
     Rewrite,
     Route,
 )
 from fastgate.model.secret import Secret
+from fastgate.model.sticky import Sticky
+from fastgate.model.tls import (
+    Acme,
+    AcmeBinding,
+    Authority,
+    Certificate,
+    ClientCertificate,
+    ControlTls,
+    Hsts,
+    ListenerClient,
+    ListenerTls,
+    UpstreamTls,
+)
+from fastgate.model.traffic import FaultInjection, GatewayMaintenance, Maintenance
 from fastgate.model.units import Duration, Money, Percent, Rate, Size
 from fastgate.model.upstream import (
     Eject,
@@ -80,7 +104,9 @@ from fastgate.model.upstream import (
     Upstream,
     UpstreamTimeouts,
 )
+from fastgate.model.validation import DescriptionPlace, Validate
 from fastgate.model.values import KeyDigest, Moment, Value
+from fastgate.model.webhook import Webhook
 from fastgate.model.x402 import X402
 
 
@@ -96,6 +122,20 @@ class Gateway(Model, frozen=True, kw_only=True):
         list[Listener],
         Meta(min_length=1, description="Where clients connect. Default: `127.0.0.1:8080`."),
     ] = field(default_factory=_default_listeners)
+    certificates: Annotated[
+        list[Certificate], Meta(description="Certificates that the gateway presents.")
+    ] = []
+    authorities: Annotated[
+        list[Authority],
+        Meta(description="Authorities whose certificates it accepts, of clients and upstreams."),
+    ] = []
+    acme: Annotated[
+        list[Acme], Meta(description="Authorities that issue certificates by themselves.")
+    ] = []
+    issuers: Annotated[
+        list[Issuer],
+        Meta(description="Who issues the tokens that routes accept (`auth: {jwt: NAME}`)."),
+    ] = []
     upstreams: Annotated[list[Upstream], Meta(description="Pools of targets.")] = []
     services: Annotated[list[Service], Meta(description="APIs as products.")] = []
     routes: Annotated[
@@ -113,6 +153,13 @@ class Gateway(Model, frozen=True, kw_only=True):
             "policies come first; all limits apply."
         ),
     ] = []
+    maintenance: Annotated[
+        GatewayMaintenance | None,
+        Meta(
+            description="Whether all routes are closed for maintenance. The gateway's own pages "
+            "stay open."
+        ),
+    ] = None
     plans: Annotated[
         list[Plan], Meta(description="What groups of consumers may use, and how much.")
     ] = []
@@ -172,38 +219,62 @@ class Gateway(Model, frozen=True, kw_only=True):
 __all__ = [
     "X402",
     "AccessLog",
+    "Acme",
+    "AcmeBinding",
     "Addresses",
     "ApiKeyAuth",
     "Auth",
+    "AuthMethod",
+    "Authority",
+    "BasicAuth",
     "Billing",
     "Bind",
     "Caps",
+    "Certificate",
     "Cidr",
+    "ClaimPath",
+    "ClientCertificate",
     "Concurrency",
+    "ConnectionLimit",
     "Consumer",
     "Control",
+    "ControlTls",
     "ControlToken",
     "Cors",
+    "DescriptionPlace",
     "Dunning",
     "Duration",
     "Eject",
     "Facilitator",
+    "FaultInjection",
+    "ForwardAuth",
     "Gateway",
     "GatewayHeaders",
+    "GatewayMaintenance",
     "Grace",
+    "HandshakeLimit",
     "HeaderRules",
     "Headers",
     "Health",
+    "Hsts",
+    "Introspection",
+    "IntrospectionAuth",
+    "Issuer",
+    "JwtAuth",
     "KeepAlive",
     "KeyDigest",
     "Limit",
     "LimitOverride",
     "Listener",
+    "ListenerClient",
+    "ListenerTls",
+    "Maintenance",
     "Match",
     "Memory",
     "Metrics",
     "Moment",
     "Money",
+    "MtlsAuth",
     "Notices",
     "Observability",
     "Percent",
@@ -224,19 +295,24 @@ __all__ = [
     "Secret",
     "Seller",
     "Service",
+    "SignatureAuth",
     "Size",
     "Smtp",
     "Spending",
     "SpendingLimit",
+    "Sticky",
     "Store",
     "Stripe",
     "Target",
     "TargetUrl",
     "Tier",
     "Timeouts",
+    "TokenPlan",
     "UnitPrice",
     "Upstream",
     "UpstreamTimeouts",
+    "UpstreamTls",
+    "Validate",
     "Value",
     "Webhook",
 ]

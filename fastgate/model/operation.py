@@ -9,10 +9,13 @@ from msgspec import Meta, field
 
 from fastgate.errors import REASONS
 from fastgate.model.base import Model, Name, worded
-from fastgate.model.places import Bind
+from fastgate.model.connections import ConnectionLimit, HandshakeLimit, check_announcers
+from fastgate.model.places import Bind, TrustedPeer
 from fastgate.model.store_url import StoreUrl
+from fastgate.model.tls import ControlTls, ListenerTls
 from fastgate.model.units import Duration, Size
 from fastgate.model.values import KeyDigest
+from fastgate.model.webhook import Webhook, check_webhooks
 
 MAX_BODY = 32 * 1024
 """Maximum characters of one body of a refusal."""
@@ -40,6 +43,51 @@ class Listener(Model, frozen=True, kw_only=True):
     backlog: Annotated[
         int, Meta(ge=1, le=65_535, description="Connections that may wait in the accept queue.")
     ] = 4096
+    tls: Annotated[
+        ListenerTls | None,
+        Meta(description="Speak TLS here, with these certificates. Default: clear HTTP."),
+    ] = None
+    redirect: Annotated[
+        Literal["https"] | None,
+        Meta(
+            description="`https`: serve nothing here, and redirect every request to the same "
+            "address with `https` (308). Default: requests are served."
+        ),
+    ] = None
+    https_port: Annotated[
+        Annotated[int, Meta(ge=1, le=65_535)] | None,
+        Meta(
+            description="The port that `redirect: https` leads to. Default: 443 if a listener has "
+            "TLS there, else the port of the listener with TLS."
+        ),
+    ] = None
+    proxy_protocol: Annotated[
+        list[TrustedPeer],
+        Meta(
+            description="Load balancers that begin each connection with a PROXY header (version 1 "
+            "or 2), and so say who the client is: networks, addresses, and `unix` for peers on "
+            "Unix sockets. Their connections must have one; those of others must not."
+        ),
+    ] = []
+    connections: Annotated[
+        ConnectionLimit | None,
+        Meta(description="Connections that one client may have at once. Default: no limit."),
+    ] = None
+    handshakes: Annotated[
+        HandshakeLimit | None,
+        Meta(description="TLS handshakes that one client may begin. Default: no limit."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.redirect is not None and self.tls is not None:
+            raise ValueError("redirect: this listener has `tls`, so it cannot lead to https")
+        if self.https_port is not None and self.redirect is None:
+            raise ValueError("https_port: needs `redirect: https`")
+        if self.handshakes is not None and self.tls is None:
+            raise ValueError(
+                "handshakes: this listener has no TLS; add `tls`, or limit `connections`"
+            )
+        check_announcers(self.bind, self.proxy_protocol)
 
     @property
     def permissions(self) -> int:
@@ -121,6 +169,15 @@ class Caps(Model, frozen=True, kw_only=True):
             "limit of open files leaves no descriptors for their upstream connections.",
         ),
     ] = 100_000
+    handshakes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000_000,
+            description="TLS handshakes of clients in progress, at once in one worker. Beyond it, "
+            "each new one ends the one that began first.",
+        ),
+    ] = 1024
     upcalls: Annotated[
         int,
         Meta(
@@ -152,6 +209,13 @@ class Caps(Model, frozen=True, kw_only=True):
 class Timeouts(Model, frozen=True, kw_only=True):
     """How long clients may take, and how slowly they may send and read."""
 
+    handshake: Annotated[
+        Duration,
+        Meta(
+            description="For the TLS handshake of a new connection, in all; before that, for its "
+            "PROXY header. Beyond it the connection is closed."
+        ),
+    ] = _d("5s")
     head: Annotated[
         Duration,
         Meta(
@@ -186,7 +250,7 @@ class Timeouts(Model, frozen=True, kw_only=True):
     ] = Size.parse("240B")
 
     def __post_init__(self) -> None:
-        for name in ("head", "body", "idle", "write"):
+        for name in ("handshake", "head", "body", "idle", "write"):
             value: Duration = getattr(self, name)
             if not 1_000_000 <= value.ns <= _d("1d").ns:
                 raise ValueError(f"{name}: {value} is not from 1ms to 1d")
@@ -210,7 +274,12 @@ class Memory(Model, frozen=True, kw_only=True):
     ] = 1 << 17
     concurrency_cells: Annotated[
         int,
-        Meta(ge=256, le=2**24, description="Counters of requests in progress, for each worker."),
+        Meta(
+            ge=256,
+            le=2**24,
+            description="Counters of requests in progress, for each worker; up to half of them "
+            "also for `connections` of listeners.",
+        ),
     ] = 1 << 13
     targets: Annotated[
         int, Meta(ge=16, le=2**20, description="Upstream targets whose health is shared.")
@@ -255,8 +324,16 @@ class Control(Model, frozen=True, kw_only=True):
     """The control API."""
 
     bind: Annotated[
-        Bind, Meta(description="Where it listens. Keep it on loopback or a Unix socket.")
+        Bind,
+        Meta(
+            description="Where it listens: an address of this machine alone, or a Unix socket, or "
+            "with `tls` any address."
+        ),
     ] = Bind.parse("127.0.0.1:8081")
+    tls: Annotated[
+        ControlTls | None,
+        Meta(description="Speak TLS there. Required for addresses that others can reach."),
+    ] = None
     tokens: Annotated[
         list[ControlToken],
         Meta(description="Tokens besides the first admin token, which is made at first start."),
@@ -356,6 +433,16 @@ class Observability(Model, frozen=True, kw_only=True):
             description="Finished requests kept for `fastgate explain`; 0: none.",
         ),
     ] = 10_000
+    webhooks: Annotated[
+        list[Webhook],
+        Meta(
+            description="Notices to operators by signed webhook: `certificate.expiring`, "
+            "`certificate.failed`."
+        ),
+    ] = []
+
+    def __post_init__(self) -> None:
+        check_webhooks(self.webhooks)
 
 
 ProblemText = Annotated[str, Meta(max_length=MAX_BODY)]

@@ -9,6 +9,7 @@ document is applied.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated
 
 from msgspec import Meta
@@ -16,6 +17,7 @@ from msgspec import Meta
 from fastgate.model.base import Model, Name, worded
 from fastgate.model.billing import Price
 from fastgate.model.policy import MAX_OVERRIDES, LimitOverride, Rules
+from fastgate.model.tls import Pin
 from fastgate.model.values import KeyDigest
 
 PARTY_NAME = worded(
@@ -23,6 +25,23 @@ PARTY_NAME = worded(
     "a name: 1 to 95 letters, digits, spaces, '.', '_', '@', '+' or '-', beginning with a letter "
     "or digit",
 )
+
+
+SUBJECT_MOST = 255
+"""Maximum bytes of a subject. The core has the same limit."""
+Subject = Annotated[
+    str,
+    Meta(
+        pattern=worded(
+            r"^[^\x00-\x1f\x7f]{1,255}$", "a subject: 1 to 255 characters, no control characters"
+        )
+    ),
+]
+BASIC_USER = worded(
+    r"^[^:\x00-\x1f\x7f]{1,128}$",
+    "a user: 1 to 128 characters, without ':' and control characters",
+)
+BasicUser = Annotated[str, Meta(pattern=BASIC_USER)]
 
 
 class Plan(Rules, frozen=True, kw_only=True):
@@ -79,6 +98,29 @@ class Consumer(Model, frozen=True, kw_only=True):
             "`sha256:<hex>` (`fastgate hash` prints it). Only digests are stored."
         ),
     ] = []
+    subjects: Annotated[
+        dict[Name, list[Subject]],
+        Meta(
+            description="Its subjects: what tokens of an issuer say about who it is, by the name "
+            "of the issuer: `{corp: [build-server]}`."
+        ),
+    ] = {}
+    certificates: Annotated[
+        list[Pin],
+        Meta(
+            description="The public keys of its client certificates: `sha256/` and the SHA-256 of "
+            "the SubjectPublicKeyInfo in base64 (`fastgate certificates pin FILE` prints it). A "
+            "certificate that is renewed with the same key needs no change."
+        ),
+    ] = []
+    basic: Annotated[
+        dict[BasicUser, KeyDigest],
+        Meta(
+            description="Its users for HTTP Basic, each with a secret as in `keys`: "
+            '`{acme: "${ACME_SECRET}"}`. Take long random secrets: they are kept as digests that '
+            "are quick to compute."
+        ),
+    ] = {}
     plan: Annotated[str | None, Meta(description="Its plan, by name. Default: none.")] = None
     limits: Annotated[
         dict[Name, LimitOverride],
@@ -93,8 +135,25 @@ class Consumer(Model, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if len(self.limits) > MAX_OVERRIDES:
             raise ValueError(f"limits: {MAX_OVERRIDES} is the most")
+        for i, pin in enumerate(self.certificates):
+            if pin in self.certificates[:i]:
+                raise ValueError(f"certificates[{i}]: {pin} is there twice")
+        for issuer, subjects in self.subjects.items():
+            for i, subject in enumerate(subjects):
+                if len(subject.encode()) > SUBJECT_MOST:
+                    raise ValueError(
+                        f"subjects.{issuer}[{i}]: a subject has at most {SUBJECT_MOST} bytes"
+                    )
+                if subject in subjects[:i]:
+                    raise ValueError(f"subjects.{issuer}[{i}]: {subject!r} is there twice")
 
     @property
     def ident(self) -> str:
         """Its id, or the one derived from its name."""
         return self.id or re.sub(r"[^A-Za-z0-9._:-]", "-", self.name)[:64]
+
+
+def ident_of(consumers: Iterable[Consumer], name: str) -> str:
+    """The id of a consumer that a route names in `anonymous`: one of the document, by name or id,
+    or a stored one, by id."""
+    return next((each.ident for each in consumers if each.name == name), name)

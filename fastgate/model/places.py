@@ -18,6 +18,7 @@ _HOST = re.compile(
     re.A,
 )
 _DIGITS_ONLY = re.compile(r"[0-9.]+|0x[0-9a-f.x]*")
+_PORTS = {"http": 80, "https": 443}
 
 
 def _unix_path(text: str, raw: object) -> str:
@@ -215,33 +216,36 @@ class Bind(Value):
 
 
 class TargetUrl(Value):
-    """Where an upstream listens: "http://10.0.0.11:9000", "http://app.internal/base", "unix:/p"."""
+    """Where an upstream listens: "http://10.0.0.11:9000", "https://app.internal/v1", "unix:/p"."""
 
-    __slots__ = ("base", "host", "path", "port")
+    __slots__ = ("base", "host", "path", "port", "tls")
 
     WHAT = "a target"
-    EXAMPLES = ("http://10.0.0.11:9000", "http://orders.internal", "unix:/run/orders.sock")
+    EXAMPLES = ("http://10.0.0.11:9000", "https://orders.internal", "unix:/run/orders.sock")
 
-    def __init__(self, host: str, port: int, base: str = "", path: str = "") -> None:
+    def __init__(
+        self, host: str, port: int, base: str = "", path: str = "", tls: bool = False
+    ) -> None:
         self.host = host
         """A host name in lower case or an IP address without brackets; empty: Unix socket."""
         self.port = port
-        """1 to 65535; the default is 80."""
+        """1 to 65535; the default is 80, with TLS 443."""
         self.base = base
         """The prefix of every forwarded path, "/api"; empty: none."""
         self.path = path
         """The path of the Unix socket; otherwise empty."""
+        self.tls = tls
+        """Whether it is `https`."""
 
     @classmethod
     def parse(cls, raw: object) -> Self:
         text = cls._text(raw)
         if text.startswith("unix:"):
             return cls("", 0, path=_unix_path(text[5:], raw))
-        if text.lower().startswith("https://"):
-            raise ValueError(f"{raw!r}: TLS to upstreams is not supported by this version")
-        if not text.lower().startswith("http://"):
+        scheme, colon, rest = text.partition("://")
+        if not colon or scheme.lower() not in _PORTS:
             raise cls._bad(raw)
-        authority, slash, rest = text[7:].partition("/")
+        authority, slash, rest = rest.partition("/")
         # [^!-~] and not the range up to U+10FFFF, which takes 4 ms to compile.
         if re.search(r"[^!-~]|[?#\\]", rest) or "@" in authority:
             raise ValueError(
@@ -255,25 +259,25 @@ class TargetUrl(Value):
         base = f"/{rest}".rstrip("/") if slash else ""
         if any(part in ("", ".", "..") for part in base.split("/")[1:]):
             raise ValueError(f"{raw!r}: a base path cannot have empty or dot segments")
-        host, port = cls._authority(authority.lower(), raw)
-        return cls(host, port, base)
+        host, port = cls._authority(authority.lower(), raw, _PORTS[scheme.lower()])
+        return cls(host, port, base, tls=scheme.lower() == "https")
 
     @staticmethod
-    def _authority(authority: str, raw: object) -> tuple[str, int]:
+    def _authority(authority: str, raw: object, usual: int) -> tuple[str, int]:
         if authority.startswith("["):
             bare, _, after = authority[1:].partition("]")
             address = _ip(bare)
             if address is None or address.version != 6 or (after and not after.startswith(":")):
                 raise ValueError(f"{raw!r}: {authority!r} is not an address")
-            return str(address), _port(after[1:], raw, 1) if after else 80
+            return str(address), _port(after[1:], raw, 1) if after else usual
         host, colon, port = authority.partition(":")
         address = _ip(host)
         if address is None and not host_name(host):
             raise ValueError(f"{raw!r}: {host!r} is neither a host name nor an IP address")
-        return (host if address is None else str(address)), _port(port, raw, 1) if colon else 80
+        return (host if address is None else str(address)), _port(port, raw, 1) if colon else usual
 
-    def _key(self) -> tuple[str, int, str, str]:
-        return (self.host, self.port, self.base, self.path)
+    def _key(self) -> tuple[str, int, str, str, bool]:
+        return (self.host, self.port, self.base, self.path, self.tls)
 
     @property
     def is_unix(self) -> bool:
@@ -287,17 +291,22 @@ class TargetUrl(Value):
 
     @property
     def authority(self) -> str:
-        """The Host to send: without the port if it is 80; "localhost" for a Unix socket."""
+        """The Host to send: without the scheme's own port; "localhost" for a Unix socket."""
         if self.is_unix:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == 80 else f"{host}:{self.port}"
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def scheme(self) -> str:
+        """ "http" or "https"; of a Unix socket "http"."""
+        return "https" if self.tls else "http"
 
     def authority_at(self, port: int | None) -> str:
         """The same with another port; None: its own."""
         if port is None or self.is_unix:
             return self.authority
-        return type(self)(self.host, port).authority
+        return type(self)(self.host, port, tls=self.tls).authority
 
     def __str__(self) -> str:
-        return f"unix:{self.path}" if self.path else f"http://{self.authority}{self.base}"
+        return f"unix:{self.path}" if self.path else f"{self.scheme}://{self.authority}{self.base}"

@@ -17,6 +17,7 @@ from fastgate.model.base import FieldValue, Model, Name, Token, only_one, worded
 from fastgate.model.paths import check_methods
 from fastgate.model.places import Cidr
 from fastgate.model.units import Duration, Rate, Size
+from fastgate.model.validation import Validate
 
 HEADER = "header:"
 """The prefix of a scope that is the value of a header field."""
@@ -347,4 +348,7 @@ class Policy(Rules, frozen=True, kw_only=True):
     headers: Annotated[Headers, Meta(description="Header rules.")] = Headers()
     max_body: Annotated[
         Size | None, Meta(description="The largest request body that is accepted; 0: any size.")
+    ] = None
+    validate: Annotated[
+        Validate | None, Meta(description="Validation of requests against an API's description.")
     ] = None

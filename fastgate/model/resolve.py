@@ -4,8 +4,9 @@
   its policies, in order. The limits of a request are those of its route, its service and its
   consumer's plan, and all of them must allow it. A policy's limit has one count for all resources
   that use the policy (write `route` or `service` into `by` to count separately).
-- **Addresses, CORS, body cap**: only the nearest setting applies: the route's, then its policies'
-  in order, then its service's policies', then the gateway's default policies'.
+- **Addresses, CORS, body cap, validation**: only the nearest setting applies: the route's, then its
+  policies' in order, then its service's (validation alone), then its service's policies', then the
+  gateway's default policies'.
 - **Header rules** are applied in order, the nearest last: the default policies, the service's
   policies, the route's policies, the route.
 - **Default policies** are the gateway's, for all routes that do not opt out. One that the route or
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from fastgate.model.gateway import Gateway, Plan, Policy, Route, Service, Size
+from fastgate.model.gateway import Gateway, Maintenance, Plan, Policy, Route, Service, Size
 from fastgate.model.policy import (
     Addresses,
     Concurrency,
@@ -29,6 +30,7 @@ from fastgate.model.policy import (
     Quota,
     Rules,
 )
+from fastgate.model.validation import Validate
 
 
 class OwnedLimit(NamedTuple):
@@ -58,6 +60,8 @@ class Effective(NamedTuple):
     response_rules: list[HeaderRules]
     max_body: Size | None
     """None: the gateway's `caps.body`."""
+    validate: Validate | None
+    """None: requests are not validated."""
 
 
 def own_limits(owner: str, rules: Rules) -> list[OwnedLimit]:
@@ -97,6 +101,7 @@ class Resolver:
         theirs = set(service.policies) if service is not None else set()
         defaults = self.defaults(route)
         farthest = self._named(defaults)
+        served = [] if service is None else [service]
         near: Sequence[Route | Policy] = [route, *mine, *far, *farthest]
         order = [policy.headers for policy in (*farthest, *far, *mine)] + [route.headers]
         empty = HeaderRules()
@@ -108,7 +113,16 @@ class Resolver:
             request_rules=[h.request for h in order if h.request != empty],
             response_rules=[h.response for h in order if h.response != empty],
             max_body=next((x.max_body for x in near if x.max_body is not None), None),
+            validate=_validation([route, *mine, *served, *far, *farthest]),
         )
+
+    def maintenance(self, route: Route) -> Maintenance | None:
+        """What closes a route for maintenance: its own switch before the gateway's."""
+        if route.maintenance is not None and route.maintenance.enabled:
+            return route.maintenance
+        whole = self.gateway.maintenance
+        closed = whole is not None and whole.enabled and route.name not in whole.except_
+        return whole if closed else None
 
     def defaults(self, route: Route) -> list[str]:
         """The default policies of a route that are not named at a nearer place."""
@@ -139,3 +153,9 @@ class Resolver:
 
     def _named(self, names: Iterable[str]) -> list[Policy]:
         return [self.policies[name] for name in dict.fromkeys(names)]
+
+
+def _validation(near: Iterable[Route | Policy | Service]) -> Validate | None:
+    """The nearest setting; None: there is none, or it turns validation off."""
+    nearest = next((x.validate for x in near if x.validate is not None), None)
+    return None if nearest is None or nearest.openapi is None else nearest

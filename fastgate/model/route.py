@@ -8,12 +8,13 @@ handler (Python), a fixed response, or a redirect.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from fastgate.model.auth import Auth
 from fastgate.model.base import LINK, FieldValue, Model, Name, Token, only_one, worded
+from fastgate.model.match import Match
 from fastgate.model.paths import (
     check_host,
     check_methods,
@@ -22,24 +23,22 @@ from fastgate.model.paths import (
     literal_prefix,
 )
 from fastgate.model.policy import (
-    UNTOUCHABLE,
     Addresses,
     Cors,
     HeaderRules,
     Headers,
     Rules,
 )
+from fastgate.model.tls import ClientCertificate
+from fastgate.model.traffic import FaultInjection, Maintenance
 from fastgate.model.units import Duration, Money, Size
 from fastgate.model.url_template import Piece, redirect_pieces, rewrite_pieces
+from fastgate.model.validation import Validate
 from fastgate.model.values import Moment
 from fastgate.model.x402 import X402
 
 MAX_HEADERS = 100
 """Of a fixed response."""
-_QUERY = re.compile(r"[!$%'-;=?-~]*")
-"""The allowed characters of a query parameter, as sent."""
-
-
 MAX_PATHS = 64
 """Of a route."""
 MAX_TEMPLATE = 2048
@@ -47,54 +46,6 @@ MAX_TEMPLATE = 2048
 KINDS = ("service", "handler", "respond", "redirect")
 """The actions of routes."""
 PathPattern = Annotated[str, Meta(pattern=worded(r"^/", "a path that begins with '/'"))]
-
-
-class Predicate(Model, frozen=True, kw_only=True):
-    """The condition for a header or query parameter. One of the three."""
-
-    equals: Annotated[str | None, Meta(description="Exactly this value.")] = None
-    prefix: Annotated[str | None, Meta(description="A value that begins like this.")] = None
-    present: Annotated[bool | None, Meta(description="`true`: there, with any value.")] = None
-
-    def __post_init__(self) -> None:
-        given = [
-            name for name in ("equals", "prefix", "present") if getattr(self, name) is not None
-        ]
-        only_one("give exactly one of equals, prefix, present", given)
-        for name in ("equals", "prefix"):
-            value = getattr(self, name) or ""
-            if value != value.lstrip(" \t") or (name == "equals" and value != value.rstrip(" \t")):
-                raise ValueError(f"{name}: {value!r}: values have no white space around them")
-            if any(c < " " and c != "\t" for c in value):
-                raise ValueError(f"{name}: {value!r}: values have no control characters")
-        if self.present is False:
-            raise ValueError("present: only true; a route cannot ask for the absence of something")
-
-
-class Match(Model, frozen=True, kw_only=True):
-    """Further conditions on a request; all must hold."""
-
-    headers: Annotated[
-        dict[Token, Predicate], Meta(description="By header name, in any case.")
-    ] = {}
-    query: Annotated[
-        dict[str, Predicate],
-        Meta(description="By query parameter name, as written in the query."),
-    ] = {}
-
-    def __post_init__(self) -> None:
-        for name, predicate in self.query.items():
-            if not _QUERY.fullmatch(name) or "=" in name:
-                raise ValueError(
-                    f"query: {name!r} cannot be the name of a parameter; names are compared as "
-                    "they are sent, percent-encoded"
-                )
-            value = predicate.equals or predicate.prefix or ""
-            if not _QUERY.fullmatch(value):
-                raise ValueError(
-                    f"query: {value!r} cannot be the value of {name!r}; values are compared as "
-                    "they are sent, percent-encoded"
-                )
 
 
 class Respond(Model, frozen=True, kw_only=True):
@@ -211,54 +162,6 @@ class Rewrite(Model, frozen=True, kw_only=True):
             raise ValueError("give path, or strip_prefix, replace_prefix or both")
 
 
-class ApiKeyAuth(Model, frozen=True, kw_only=True):
-    """How an API key is sent. Keys are stored and compared as digests."""
-
-    header: Annotated[
-        Token | None, Meta(description="The header that may hold the key; null: none.")
-    ] = "X-Api-Key"
-    query: Annotated[
-        Annotated[
-            str,
-            Meta(
-                pattern=worded(
-                    r"^[A-Za-z0-9._~-]{1,64}$",
-                    "the name of a query parameter: 1 to 64 letters, digits, '.', '_', '~' or '-'",
-                )
-            ),
-        ]
-        | None,
-        Meta(
-            description="The query parameter that may hold the key. Default: none, since "
-            "addresses end up in logs and histories."
-        ),
-    ] = None
-    bearer: Annotated[
-        bool, Meta(description="Whether `Authorization: Bearer KEY` is taken as well.")
-    ] = True
-    optional: Annotated[
-        bool,
-        Meta(description="Let requests without a key pass, as nobody. A wrong key is refused."),
-    ] = False
-    forward: Annotated[
-        bool, Meta(description="Leave the key in the request that the upstream gets.")
-    ] = False
-
-    def __post_init__(self) -> None:
-        if self.header is None and self.query is None and not self.bearer:
-            raise ValueError("no way to show a key is left: give header, query or bearer")
-        if self.header is not None and self.header.lower() in UNTOUCHABLE | {"cookie"}:
-            raise ValueError(f"header: {self.header!r} has another meaning and cannot hold a key")
-
-
-class Auth(Model, frozen=True, kw_only=True):
-    """The credentials that a caller must send. Empty: none."""
-
-    api_key: Annotated[
-        ApiKeyAuth | None, Meta(description="An API key. Default: no key is needed.")
-    ] = None
-
-
 class Route(Rules, frozen=True, kw_only=True):
     """Which requests match, what they need, and where they go."""
 
@@ -323,12 +226,30 @@ class Route(Rules, frozen=True, kw_only=True):
     ] = None
     auth: Annotated[
         Auth,
-        Meta(description="What a caller must show: `{api_key: {…}}`, or `none` for nothing."),
+        Meta(
+            description="What a caller must send to prove who it is: `api_key`, `{jwt: ISSUER}`, "
+            "`{any: [api_key, {jwt: ISSUER}]}`, or `none` for nothing."
+        ),
     ] = Auth()
+    client_certificate: Annotated[
+        ClientCertificate | None,
+        Meta(
+            description="The client certificate that a caller must present, on listeners with TLS, "
+            "beside what `auth` asks for. Default: none is needed."
+        ),
+    ] = None
     policies: Annotated[list[str], Meta(description="Policies that apply to it, by name.")] = []
     default_policies: Annotated[
         bool, Meta(description="Whether the gateway's `default_policies` apply to it.")
     ] = True
+    maintenance: Annotated[
+        Maintenance | None,
+        Meta(description="Whether it is closed for maintenance: `true`, or with a message."),
+    ] = None
+    fault: Annotated[
+        FaultInjection | None,
+        Meta(description="Faults that are injected on purpose, for tests. Default: none."),
+    ] = None
     price: Annotated[
         Money | None,
         Meta(
@@ -357,6 +278,13 @@ class Route(Rules, frozen=True, kw_only=True):
         Meta(
             description="The largest request body it takes (413 beyond); 0: any size, which a "
             "handler cannot have. Default: the policies', then caps'."
+        ),
+    ] = None
+    validate: Annotated[
+        Validate | None,
+        Meta(
+            description="Validation of requests against an API's description; `none`: none. "
+            "Default: that of its policies, its service, or the service's policies."
         ),
     ] = None
     timeout: Annotated[
@@ -495,6 +423,10 @@ class Route(Rules, frozen=True, kw_only=True):
         for name in ("preserve_host", "websocket"):
             if getattr(self, name):
                 raise ValueError(f"{name}: only a route with a service forwards requests")
+        if self.client_certificate is not None and self.client_certificate.forward:
+            raise ValueError(
+                "client_certificate.forward: only a route with a service forwards requests"
+            )
         if self.idle_timeout is not None:
             raise ValueError("idle_timeout: only a route with a service waits for an upstream")
         if self.handler is None:

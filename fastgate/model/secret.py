@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from fastgate.errors import ConfigurationError
 from fastgate.model.values import Value
@@ -27,6 +27,7 @@ class Secret(Value):
 
     WHAT = "the place of a secret"
     EXAMPLES = ("env:STRIPE_KEY", "path:/run/secrets/stripe")
+    NEVER: ClassVar[str] = "a secret itself"
 
     def __init__(self, kind: str, place: str) -> None:
         self.kind = kind
@@ -43,8 +44,10 @@ class Secret(Value):
             kind, _, place = text.partition(":")
             return cls(kind, place)
         # The text may be the secret itself, so errors never repeat it.
+        if re.match(r"(path:)?\.{0,2}/", text):
+            raise ValueError(f"expected {cls._expected()}: a file's absolute path after 'path:'")
         raise ValueError(
-            f"expected {cls._expected()}; never write a secret itself into the document, because "
+            f"expected {cls._expected()}; never write {cls.NEVER} into the document, because "
             "its revisions are stored and shown"
         )
 
@@ -73,3 +76,13 @@ class Secret(Value):
         if not found:
             raise ConfigurationError(f"the secret {self} is empty or not set")
         return found
+
+
+class PemPlace(Secret):
+    """Where certificates or a key are, in PEM form: "path:/etc/fastgate/api.pem", "env:API_PEM"."""
+
+    __slots__ = ()
+
+    WHAT = "the place of a PEM file"
+    EXAMPLES = ("path:/etc/fastgate/api.pem", "env:API_PEM")
+    NEVER = "certificates or keys themselves"

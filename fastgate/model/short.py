@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 from fastgate.model import gateway as g
+from fastgate.model.auth import EVERY_METHOD, METHODS
 from fastgate.model.base import Model
 from fastgate.model.policy import QuotaPeriod
 
@@ -44,12 +45,49 @@ def _listener(bind: str) -> dict[str, Any]:
     return {"name": name or "public", "bind": bind}
 
 
+_DEFAULTS = ("api_key", "basic", "signature", "hmac")
+"""The methods of authentication that need nothing to be said."""
+_NEEDED = {
+    "jwt": "{jwt: ISSUER}",
+    "introspection": "{introspection: ISSUER}",
+    "mtls": "{mtls: AUTHORITY}",
+    "forward": "{forward: {upstream: UPSTREAM, path: PATH}}",
+}
+"""What the others need, as it is written."""
+
+
 def _auth(word: str) -> dict[str, Any]:
-    if word == "none":
-        return {}
-    if word == "api_key":
-        return {"api_key": {}}
-    raise ValueError(f"{word!r} is not a way to authenticate; write none, api_key or a mapping")
+    return {} if word == "none" else _method(word)
+
+
+def _method(word: str) -> dict[str, Any]:
+    if word in _DEFAULTS:
+        return {word: {}}
+    if word in _NEEDED:
+        raise ValueError(f"{word} needs more: `{_NEEDED[word]}`")
+    raise ValueError(
+        f"{word!r} is not a way to authenticate; write none, {', '.join(_DEFAULTS)} or a mapping"
+    )
+
+
+def _methods(struct: type[Model], value: dict[str, Any]) -> dict[str, Any]:
+    """Methods without a value: they have their defaults, and never mean "open"."""
+    for word in METHODS:
+        if value.get(word, 0) is None:
+            value = {**value, **_method(word)}
+    for several in ("any", "all"):
+        if struct is g.Auth and value.get(several, 0) in (None, []):
+            raise ValueError(f"{several}: list the methods, such as `{several}: [api_key]`")
+    return value
+
+
+def _scopes(value: Any) -> Any:
+    """Scopes by HTTP method."""
+    return {EVERY_METHOD: value} if isinstance(value, str | list) else value
+
+
+def _validate(text: str) -> dict[str, Any]:
+    return {} if text == "none" else {"openapi": text}
 
 
 def _quota(text: str) -> dict[str, Any]:
@@ -69,15 +107,51 @@ def _predicate(text: str) -> dict[str, Any]:
     return {"equals": text}
 
 
+def _listener_tls(on: bool) -> dict[str, Any]:
+    if not on:
+        raise ValueError("leave `tls` out for a listener without TLS")
+    return {}
+
+
 _STRINGS = {"type": "array", "items": {"type": "string"}}
+
+
+def _texts(name: str, one: str) -> tuple[Short, Short]:
+    return (
+        Short((str,), lambda value: {name: [value]}, {"type": "string"}, one),
+        Short((list,), lambda value: {name: value}, _STRINGS, f"the `{name}`"),
+    )
+
+
+_MAINTENANCE = (
+    Short(
+        (bool,), lambda value: {"enabled": value}, {"type": "boolean"}, "whether it is `enabled`"
+    ),
+    _text("message", "the `message`"),
+)
 
 SHORT: dict[type[Model], tuple[Short, ...]] = {
     g.Listener: (
         Short((str,), _listener, {"type": "string"}, "the address; the name is made from it"),
     ),
+    g.ListenerTls: (
+        Short(
+            (bool,),
+            _listener_tls,
+            {"enum": [True]},
+            "TLS with all configured certificates, if it is `true`",
+        ),
+    ),
+    g.ConnectionLimit: (_number("max", "the `max`"),),
+    g.HandshakeLimit: (_text("rate", "the `rate`", examples=["20/s"]),),
+    g.Hsts: (_text("max_age", "the `max_age`", examples=["180d"]),),
+    g.ListenerClient: _texts("authorities", "one authority"),
+    g.ClientCertificate: _texts("authorities", "one authority"),
+    g.ControlTls: (_text("certificate", "the `certificate`"),),
     g.Target: (_text("url", "the `url`"),),
     g.Health: (_text("path", "the `path`"),),
     g.KeepAlive: (_number("max", "the `max`"),),
+    g.Sticky: (_text("cookie", "the `cookie`"),),
     g.Retries: (_number("attempts", "the `attempts`"),),
     g.Respond: (
         _number("status", "the `status`, no body"),
@@ -85,7 +159,27 @@ SHORT: dict[type[Model], tuple[Short, ...]] = {
     ),
     g.Redirect: (_text("to", "where `to`"),),
     g.Auth: (
-        Short((str,), _auth, {"enum": ["none", "api_key"]}, "`none`; `api_key` with its defaults"),
+        Short(
+            (str,),
+            _auth,
+            {"enum": ["none", *_DEFAULTS]},
+            f"`none`, or a method with its defaults: `{'`, `'.join(_DEFAULTS)}`",
+        ),
+    ),
+    g.AuthMethod: (Short((str,), _method, {"enum": [*_DEFAULTS]}, "the method with its defaults"),),
+    g.JwtAuth: _texts("issuer", "one issuer"),
+    g.IntrospectionAuth: (_text("issuer", "the `issuer`"),),
+    g.MtlsAuth: _texts("authorities", "one authority"),
+    g.BasicAuth: (_text("realm", "the `realm`"),),
+    g.ForwardAuth: (_text("url", "the `url`"),),
+    g.TokenPlan: (_text("default", "the `default`"),),
+    g.Validate: (
+        Short(
+            (str,),
+            _validate,
+            {"type": "string", "examples": ["openapi.yaml", "none"]},
+            "the path of the `openapi` file; `none`: no validation",
+        ),
     ),
     g.ApiKeyAuth: (_text("header", "the `header`"),),
     g.Limit: (_text("rate", "the `rate`, by consumer", examples=["50/s"]),),
@@ -119,6 +213,8 @@ SHORT: dict[type[Model], tuple[Short, ...]] = {
     g.Store: (_text("url", "the `url`"),),
     g.AccessLog: (_text("to", "the `to`"),),
     g.ProblemBody: (_text("body", "the `body`"),),
+    g.Maintenance: _MAINTENANCE,
+    g.GatewayMaintenance: _MAINTENANCE,
     g.Metrics: (
         Short((bool,), lambda value: {"enabled": value}, {"type": "boolean"}, "`enabled`"),
     ),
@@ -148,14 +244,31 @@ def expand_one(struct: type[Model], value: Any) -> Any:
             if isinstance(value, short.kinds) and (type(value) is not bool or bool in short.kinds):
                 return short.expand(value)
         return value
-    if struct is g.Auth and value.get("api_key", 0) is None:
-        # "api_key:" without a value requires a key; it must not mean "open".
-        return {**value, "api_key": {}}
+    if struct in (g.Auth, g.AuthMethod):
+        value = _methods(struct, value)
+    if struct in _WITH_SCOPES and "scopes" in value:
+        return {**value, "scopes": _scopes(value["scopes"])}
+    if struct is g.Listener and value.get("tls", 0) is None:
+        # Likewise, "tls:" without a value must not mean "in clear".
+        value = {**value, "tls": {}}
+    if struct is g.Listener and isinstance(value.get("proxy_protocol"), bool):
+        raise ValueError(
+            "proxy_protocol: list who may send the header, such as `[10.0.0.0/8]`: it says who "
+            "the client is, so nobody else may send one"
+        )
+    if struct in _WITH_VERSION and type(version := value.get("min")) is float:
+        return {**value, "min": str(version)}
     statuses = _STATUSES.get(struct)
     if statuses is not None and statuses in value:
         return {**value, statuses: _statuses(value[statuses])}
     return value
 
+
+_WITH_SCOPES = frozenset({g.Auth, g.JwtAuth, g.IntrospectionAuth})
+"""Structs whose `scopes` are by HTTP method."""
+
+_WITH_VERSION = frozenset({g.ListenerTls, g.UpstreamTls})
+"""Structs whose `min` is a version of TLS, which people write as a number: `1.3`."""
 
 _STATUSES: dict[type[Model], str] = {
     g.Health: "expect",

@@ -9,8 +9,8 @@ passwords, which are needed to connect; `shown` removes them.
 from __future__ import annotations
 
 import re
-from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, NamedTuple, Self
+from urllib.parse import parse_qsl, unquote
 
 from fastgate.model.faults import did_you_mean
 from fastgate.model.values import Value, masked
@@ -69,8 +69,8 @@ class StoreUrl(Value):
             raise ValueError(
                 f"the driver {driver!r} is not used; leave it out and write '{kind}://'"
             )
+        parts = _split(rest)
         try:
-            parts = urlsplit(f"{kind}://{rest}")
             (_check_sqlite if kind == "sqlite" else _check_postgresql)(parts)
         except _Fault as fault:
             raise ValueError(str(fault)) from None
@@ -80,7 +80,7 @@ class StoreUrl(Value):
                 "the store's URL cannot be read; in a user name or password, write '@' as %40, "
                 "':' as %3A, '/' as %2F, '?' as %3F, '#' as %23 and '%' as %25"
             ) from None
-        return cls(kind, f"{kind}://{rest}")
+        return cls(kind, f"{kind}://{_for_driver(parts, rest)}")
 
     @property
     def shown(self) -> str:
@@ -97,6 +97,31 @@ class StoreUrl(Value):
         return f"StoreUrl({self.shown!r})"
 
 
+class _Parts(NamedTuple):
+    netloc: str
+    path: str
+    query: str
+    fragment: str
+
+
+def _split(rest: str) -> _Parts:
+    """What follows "://". Not by `urlsplit`: newer ones refuse several hosts of which one is an
+    IPv6 address."""
+    rest, _, fragment = rest.partition("#")
+    rest, _, query = rest.partition("?")
+    netloc, slash, path = rest.partition("/")
+    return _Parts(netloc, slash + path, query, fragment)
+
+
+def _for_driver(parts: _Parts, rest: str) -> str:
+    """The same for the driver, which reads it with `urlsplit`: such hosts as a parameter."""
+    user, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts or "[" not in hosts:
+        return rest
+    query = f"host={hosts}&{parts.query}".rstrip("&")
+    return f"{user}{at}{parts.path or '/'}?{query}"
+
+
 class _Fault(ValueError):
     """Our own error for a mistake, without any secret."""
 
@@ -104,6 +129,9 @@ class _Fault(ValueError):
 def _start(text: str) -> str:
     scheme, found, _ = text.partition("://")
     return f"{scheme}://" if found else text[:12]
+
+
+_BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+(%[0-9A-Za-z._-]+)?\](:|$)")
 
 
 def _check_sqlite(parts: Any) -> None:
@@ -121,8 +149,12 @@ def _check_sqlite(parts: Any) -> None:
 def _check_postgresql(parts: Any) -> None:
     if parts.fragment:
         raise _Fault("'#' has no meaning here; in a user name or password, write it as %23")
-    hosts = parts.netloc.rpartition("@")[2]
+    user, _, hosts = parts.netloc.rpartition("@")
+    if "[" in user or "]" in user:
+        raise ValueError  # the driver cannot read it
     for host in hosts.split(","):
+        if ("[" in host or "]" in host) and not _BRACKETED.match(host):
+            raise _Fault(f"{host!r} is not a host: an IPv6 address is written '[2001:db8::1]:5432'")
         _check_port(re.sub(r"^\[[^\]]*\]|^[^:]*", "", host).removeprefix(":"))
     if "/" in parts.path[1:]:
         raise _Fault(

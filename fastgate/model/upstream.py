@@ -17,9 +17,13 @@ from msgspec import Meta, field
 from fastgate.model.base import TOKEN, FieldValue, Model, Name, Token, worded
 from fastgate.model.places import TargetUrl, check_host_value
 from fastgate.model.policy import Rules
+from fastgate.model.sticky import Sticky
+from fastgate.model.tls import UpstreamTls
 from fastgate.model.units import Duration, Percent
+from fastgate.model.validation import Validate
 
 TARGET_HOST, CLIENT_HOST = "target", "client"
+SLOW_START_MOST_S = 86_400
 _FRAMING = frozenset({"connection", "content-length", "transfer-encoding", "upgrade", "te"})
 
 
@@ -58,9 +62,9 @@ class Target(Model, frozen=True, kw_only=True):
     url: Annotated[
         TargetUrl,
         Meta(
-            description="`http://host:port`, optionally with a base path, or `unix:/path`. Names "
-            "are resolved in the background and again when they expire; while DNS fails, the "
-            "last known addresses are used."
+            description="`http://host:port` or `https://host:port`, optionally with a base path, "
+            "or `unix:/path`. The default port is 80, or 443. Names are resolved in the background "
+            "and again when they expire; while DNS fails, the last known addresses are used."
         ),
     ]
     weight: Annotated[
@@ -275,6 +279,13 @@ class Upstream(Model, frozen=True, kw_only=True):
             "`client` for the one that the client sent, or a name, optionally with a port."
         ),
     ] = TARGET_HOST
+    tls: Annotated[
+        UpstreamTls | None,
+        Meta(
+            description="TLS to its `https` targets. Default: certificates must be valid for the "
+            "target's host and come from an authority that the operating system trusts."
+        ),
+    ] = None
     health: Annotated[Health | None, Meta(description="Active health checks. Default: none.")] = (
         None
     )
@@ -295,6 +306,30 @@ class Upstream(Model, frozen=True, kw_only=True):
         ),
     ] = 0
 
+    sticky: Annotated[
+        Sticky | None,
+        Meta(
+            description="Requests of a client go to the target that answered its first one, by a "
+            "cookie. Default: no cookie."
+        ),
+    ] = None
+    slow_start: Annotated[
+        Duration,
+        Meta(
+            description="How long the share of a target grows after it became usable: added by a "
+            "reload or by DNS, healthy again, or back from an ejection. It begins with a hundredth "
+            "of its weight. At most 1 day; 0: all of it at once."
+        ),
+    ] = Duration.parse("0s")
+    proxy_protocol: Annotated[
+        Literal["v1", "v2"] | None,
+        Meta(
+            description="Connections to its targets begin with a PROXY header of this version, "
+            "before TLS: the client's address and port, and where the client connected to. A "
+            "connection is then used again only for the same client. Default: none."
+        ),
+    ] = None
+
     def __post_init__(self) -> None:
         if self.hash_by is not None:
             if self.balance != "hash":
@@ -304,6 +339,8 @@ class Upstream(Model, frozen=True, kw_only=True):
                 raise ValueError(f"hash_by: {name!r} is not a header name")
         if self.host not in (TARGET_HOST, CLIENT_HOST):
             check_host_value(self.host, "'target', 'client' or")
+        if self.slow_start.seconds > SLOW_START_MOST_S:
+            raise ValueError(f"slow_start: {self.slow_start} is more than a day")
         if self.health is not None and self.health.port is not None:
             for target in self.targets:
                 if target.url.is_unix:
@@ -313,6 +350,25 @@ class Upstream(Model, frozen=True, kw_only=True):
             if target.url in seen:
                 raise ValueError(f"targets: {target.url} is there twice; give it a weight instead")
             seen.add(target.url)
+        self._check_tls()
+
+    def _check_tls(self) -> None:
+        secured = [target.url for target in self.targets if target.url.tls]
+        clear = [target.url for target in self.targets if not target.url.tls]
+        if secured and clear:
+            raise ValueError(
+                f"targets: {secured[0]} is encrypted and {clear[0]} is not, so chance would decide "
+                "how a request is sent; make two upstreams"
+            )
+        if self.tls is not None and clear:
+            raise ValueError(f"tls: the target {clear[0]} has no TLS; write `https://`")
+
+    @property
+    def profile(self) -> UpstreamTls | None:
+        """How its targets are reached over TLS; None: they are not."""
+        if not self.targets[0].url.tls:
+            return None
+        return self.tls or UpstreamTls()
 
 
 class Retries(Model, frozen=True, kw_only=True):
@@ -387,6 +443,13 @@ class Service(Rules, frozen=True, kw_only=True):
     policies: Annotated[
         list[str], Meta(description="Policies that apply to all of its routes, by name.")
     ] = []
+    validate: Annotated[
+        Validate | None,
+        Meta(
+            description="Validation of the requests of all its routes against the API's "
+            "description. Default: that of its policies."
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.host == TARGET_HOST:

@@ -33,7 +33,7 @@ from fastgate._core.shared.counters import (
 )
 from fastgate._core.shared.log_ring import ring_state
 from fastgate._core.shared.segment import Segment
-from fastgate.errors import REASON_BY_NUMBER, reason_code
+from fastgate.errors import OWN_STATUS, REASON_BY_CODE, REASON_BY_NUMBER, reason_code
 from fastgate.observability.accesslog import AccessLog
 
 OTHER = "other"
@@ -62,7 +62,8 @@ FAMILIES: tuple[Family, ...] = (
         "fastgate_requests_total",
         "counter",
         "Requests that ended, by route, status and reason. Without a reason the status is the "
-        'answer\'s (rare ones by class: "4xx"); with one, it is the refusal\'s, or "none".',
+        'answer\'s (rare ones by class: "4xx"); with one, it is the refusal\'s, "none", or '
+        '"configured" for fault_injected.',
     ),
     Family(
         "fastgate_gateway_seconds",
@@ -83,9 +84,39 @@ FAMILIES: tuple[Family, ...] = (
         "fastgate_request_bytes_total", "counter", "Bytes received from clients: heads and bodies."
     ),
     Family("fastgate_response_bytes_total", "counter", "Bytes sent to clients."),
+    Family(
+        "fastgate_faults_injected_total",
+        "counter",
+        "Requests that were delayed or aborted by the fault injection of their route.",
+    ),
+    Family(
+        "fastgate_validations_total",
+        "counter",
+        "Requests validated against an API's description, by route and result.",
+    ),
     Family("fastgate_connections", "gauge", "Client connections open now."),
     Family("fastgate_connections_accepted_total", "counter", "Client connections accepted."),
     Family("fastgate_connections_closed_total", "counter", "Client connections closed."),
+    Family(
+        "fastgate_connections_refused_total",
+        "counter",
+        "Client connections closed before they could speak, by the setting that says so.",
+    ),
+    Family(
+        "fastgate_tls_handshakes_total",
+        "counter",
+        "TLS handshakes with clients and upstreams, by version and whether a session was resumed.",
+    ),
+    Family(
+        "fastgate_tls_handshakes_failed_total",
+        "counter",
+        "TLS handshakes that failed, or were not finished in time.",
+    ),
+    Family(
+        "fastgate_connections_uncounted_total",
+        "counter",
+        "Client connections that a limit of connections did not count for lack of room.",
+    ),
     Family("fastgate_requests_in_flight", "gauge", "Requests in progress now."),
     Family(
         "fastgate_refused_total",
@@ -169,6 +200,7 @@ BY_WORKER = {
     "fastgate_connections": "connections",
     "fastgate_connections_accepted_total": "accepted",
     "fastgate_connections_closed_total": "closed",
+    "fastgate_connections_uncounted_total": "connections_uncounted",
     "fastgate_requests_in_flight": "in_flight",
     "fastgate_refused_total": "refused",
     "fastgate_parse_errors_total": "parse_errors",
@@ -198,6 +230,23 @@ DECISIONS = (
     ("quota", "refused", "quota_refused"),
     ("concurrency", "refused", "concurrency_refused"),
 )
+
+SIDES = ("client", "upstream")
+HANDSHAKES = tuple(
+    (side, version, resumed, f"handshakes_{side}_{version}_{how}")
+    for side in SIDES
+    for version in ("1.2", "1.3")
+    for resumed, how in (("no", "full"), ("yes", "resumed"))
+)
+"""Labels and counter."""
+
+REFUSED_CONNECTIONS = (
+    ("connections", "connections_refused"),
+    ("handshakes", "handshakes_refused"),
+    ("caps_handshakes", "handshakes_dropped"),
+    ("proxy_protocol", "bad_proxy_headers"),
+)
+"""Reason, which is the setting's name, and counter."""
 
 
 class Bounds(NamedTuple):
@@ -232,6 +281,9 @@ class _Sums:
         self.upstream = _Durations()
         self.bytes_in = 0
         self.bytes_out = 0
+        self.delays = 0
+        self.aborts = 0
+        self.validated = 0
         self.add(row)
 
     def add(self, row: RouteCounts) -> None:
@@ -242,6 +294,9 @@ class _Sums:
         self.upstream.add(row.upstream)
         self.bytes_in += row.bytes_in
         self.bytes_out += row.bytes_out
+        self.delays += row.delays
+        self.aborts += row.aborts
+        self.validated += row.validated
 
 
 class _Durations:
@@ -271,6 +326,8 @@ def outcome_labels(status: str, reason: int) -> tuple[str, str]:
     if reason < 0:
         return OTHER, OTHER
     known = REASON_BY_NUMBER.get(reason)
+    if known and known.code in OWN_STATUS:
+        return "configured", known.code
     return (str(known.status) if known and known.status else "none"), reason_code(reason)
 
 
@@ -292,6 +349,9 @@ def process_memory(pid: int) -> int | None:
             return int(file.read().split()[1]) * resource.getpagesize() or None
     except (OSError, ValueError, IndexError):
         return None
+
+
+_INVALID = REASON_BY_CODE["request_invalid"].number
 
 
 class Metrics:
@@ -361,6 +421,14 @@ class Metrics:
             lines.histogram("fastgate_request_seconds", route, sums.total, REQUEST_BOUNDS)
             lines.add("fastgate_request_bytes_total", route, sums.bytes_in)
             lines.add("fastgate_response_bytes_total", route, sums.bytes_out)
+            for kind, count in (("delay", sums.delays), ("abort", sums.aborts)):
+                if count:
+                    lines.add("fastgate_faults_injected_total", f'{route},kind="{kind}"', count)
+            refused = sums.outcomes.get(("", _INVALID), 0)
+            if sums.validated or refused:
+                for result, count in (("passed", sums.validated), ("refused", refused)):
+                    labels = f'{route},result="{result}"'
+                    lines.add("fastgate_validations_total", labels, count)
 
     def _workers(self, lines: _Lines, read: CountersSnapshot) -> None:
         now = time.monotonic_ns()
@@ -371,6 +439,16 @@ class Metrics:
             for kind, decision, field in DECISIONS:
                 labels = f'{label},kind="{kind}",decision="{decision}"'
                 lines.add("fastgate_limit_decisions_total", labels, worker[field])
+            for reason, field in REFUSED_CONNECTIONS:
+                labels = f'{label},reason="{reason}"'
+                lines.add("fastgate_connections_refused_total", labels, worker[field])
+            for side, version, resumed, field in HANDSHAKES:
+                labels = f'{label},side="{side}",version="{version}",resumed="{resumed}"'
+                lines.add("fastgate_tls_handshakes_total", labels, worker[field])
+            for side in SIDES:
+                failed = worker[f"handshakes_{side}_failed"]
+                labels = f'{label},side="{side}"'
+                lines.add("fastgate_tls_handshakes_failed_total", labels, failed)
             published, _, dropped = ring_state(self.segment, index)
             lines.add("fastgate_log_records_total", label, published)
             lines.add("fastgate_log_dropped_total", label, dropped)

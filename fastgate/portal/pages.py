@@ -16,7 +16,7 @@ from fastgate.billing.amounts import show
 from fastgate.billing.diagnosis.diagnosis import Diagnosis, Step
 from fastgate.billing.moments import day, moment
 from fastgate.billing.self_service import Overview, PlanOffer
-from fastgate.errors import Reason
+from fastgate.errors import OWN_STATUS, Reason
 from fastgate.model.units import Money
 from fastgate.portal.views import Ask, Input, Mark, View
 from fastgate.refusal.pages import RETRY_TEXTS
@@ -112,13 +112,19 @@ def reasons(all_of_them: Sequence[Reason]) -> View:
     )
 
 
+def _status_text(one: Reason) -> str:
+    if one.code in OWN_STATUS:
+        return "Status set by the API's operator"
+    return f"{one.status} {PHRASES[one.status]}"
+
+
 def reason(one: Reason) -> View:
     """The page of one reason."""
     retry = retry_of(one.code, one.status, one.retryable)
     remedies = REMEDIES.get(one.code, ())
     facts = [
         ("Reason", one.code),
-        ("Status", f"{one.status} {PHRASES[one.status]}"),
+        ("Status", _status_text(one)),
         ("Who can fix it", _SIDES[one.side]),
         ("Retry", retry.replace("_", " ")),
     ]
@@ -129,7 +135,7 @@ def reason(one: Reason) -> View:
         texts.append(f"What helps: {'; '.join(remedy.title.lower() for remedy in remedies)}.")
     return View(
         title=one.title,
-        kicker=f"{one.status} {PHRASES[one.status]}",
+        kicker=_status_text(one),
         texts=tuple(texts),
         facts=tuple(facts),
         acts=tuple(

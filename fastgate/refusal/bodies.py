@@ -11,8 +11,10 @@ left out, together with the object member that consists only of it. So a body ca
 gateway's own body shows and no more: a balance, for example, only after a valid credential.
 
 **Escaping.** A worker escapes a value for the form in which it appears. In `body`, which may have
-any media type, values are escaped as in JSON. This changes none of them: they are numbers, times,
-fixed words and names, and names have only letters, digits, dots, dashes and underscores.
+any media type, values are escaped as in JSON. This changes hardly any of them: they are numbers,
+times, fixed words and names, and names have only letters, digits, dots, dashes and underscores. The
+message of a maintenance has no characters that JSON escapes. Only what is wrong with a request that
+was validated is other text; `errors` is a list in the form that the client accepts.
 """
 
 from __future__ import annotations
@@ -29,7 +31,14 @@ from fastgate.refusal.pages import HTML_FIELDS, MARKDOWN_FIELDS
 
 PLAIN, JSON = "text/plain; charset=utf-8", "application/json"
 MOST_BYTES, MOST_HOLES = 32 * 1024, 64
-_MARK = re.compile(rb"\x01[A-Z0-9]")
+LONG_HOLE = b"\x010"
+"""The message of a maintenance, with the room of `LONG` holes (`MESSAGE_MAX` in refusal.pyx)."""
+LONG = 3
+LIST_HOLES = 16
+"""The list of errors has room for as much as so many other values."""
+_LIST = "="
+"""The letter of the list of errors, which is JSON in JSON, and a list of the form elsewhere."""
+_MARK = re.compile(rb"\x01[A-Z0-9:;=?@]")
 _HOLE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 
 Members = dict[str, Any]
@@ -120,7 +129,9 @@ def _check_size(template: bytes, path: str) -> None:
     """The maximum that a worker has room for: `BODY_MAX` in `_core/exchange/refusal.pyx`."""
     if len(template) > MOST_BYTES:
         raise ConfigurationError(f"more than {MOST_BYTES // 1024} KiB", path)
-    if len(_MARK.findall(template)) > MOST_HOLES:
+    marks = _MARK.findall(template)
+    long = (LONG - 1) * marks.count(LONG_HOLE) + (LIST_HOLES - 1) * marks.count(b"\x01=")
+    if len(marks) + long > MOST_HOLES:
         raise ConfigurationError(f"more than {MOST_HOLES} values to fill in", path)
 
 
@@ -137,11 +148,11 @@ def _filled(text: str, members: Members, path: str, quote: Callable[[str], str] 
 
 def _inline(value: Any, name: str, path: str, quote: Callable[[str], str]) -> str:
     """A member within a text."""
-    if isinstance(value, Hole):
+    if isinstance(value, Hole) and not (value.letter == _LIST and ".json" in path):
         return f"\1{value.letter}"
     if isinstance(value, When):
         return f"\1{value.section}{_inline(value.value, name, path, quote)}\1."
-    if isinstance(value, (dict, Remedies)):
+    if isinstance(value, (Hole, dict, Remedies)):
         raise ConfigurationError(
             f"{{{{{name}}}}} is a list",
             path,

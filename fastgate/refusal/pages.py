@@ -94,6 +94,8 @@ class Page(NamedTuple):
     """The content of a refusal, for all forms."""
 
     reason: Reason
+    status: str
+    """With holes, if the configuration sets it; then there is no phrase."""
     phrase: str
     detail: str
     """What happened and what to do, with holes."""
@@ -127,7 +129,7 @@ def html(page: Page) -> bytes:
     """The template of the page for people."""
     reason = page.reason
     content = [
-        f'<p class="kicker">{reason.status} {escape(page.phrase)}</p>',
+        f'<p class="kicker">{_kicker(page)}</p>',
         f"<h1>{escape(reason.title)}</h1><p>{escape(page.detail)}</p>",
     ]
     if page.facts:
@@ -155,9 +157,15 @@ def html(page: Page) -> bytes:
             f'\1g<p><a href="{_href(page.diagnosis)}">See what was checked, step by step</a></p>\1.'
         )
     name = f"<code>{reason.code}</code>"
-    about = f'<a href="{_href(page.about)}">{name}</a>' if page.about else name
+    # Where HTTPS is required, a relative link leads to the same refusal.
+    base = page.base if reason.code == "https_required" else ""
+    about = f'<a href="{_href(base + page.about)}">{name}</a>' if page.about else name
     content.append(f"<footer>Reason {about} · request <code>\1I</code></footer>")
-    return document(f"{reason.status} {reason.title}", "".join(content)).encode()
+    return document(f"{page.status} {reason.title}", "".join(content)).encode()
+
+
+def _kicker(page: Page) -> str:
+    return f"{page.status} {escape(page.phrase)}".strip()
 
 
 def _sentence(title: str, *, other: bool) -> str:
@@ -173,7 +181,8 @@ def _href(path: str) -> str:
 def markdown(page: Page) -> bytes:
     """The template of the page for agents."""
     reason = page.reason
-    lines = [f"# {reason.status} {page.phrase}: {reason.title}\n\n{page.detail}\n"]
+    phrase = f"{page.phrase}: " if page.phrase else ""
+    lines = [f"# {page.status} {phrase}{reason.title}\n\n{page.detail}\n"]
     if page.facts:
         rows = (_sections(f"- {fact.name}: {fact.value}\n", fact.section) for fact in page.facts)
         lines.append("\n" + "".join(rows))

@@ -29,7 +29,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fastgate._core.http.phrases import PHRASES
-from fastgate.errors import REASONS, Reason
+from fastgate.errors import OWN_STATUS, REASONS, Reason
 from fastgate.model.gateway import ProblemBody
 from fastgate.refusal import bodies as chosen_bodies
 from fastgate.refusal import pages as refusal_pages
@@ -100,11 +100,18 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "ambiguous_framing": {"fault": _FAULT},
     "bad_target": {"fault": _FAULT},
     "bad_host": {"fault": _FAULT},
+    "request_invalid": {"errors": Hole("=", False), "error_count": Hole("@", False)},
     "target_too_long": {"fault": _FAULT},
     "headers_too_large": {"fault": _FAULT},
     "not_implemented": {"fault": _FAULT},
     "version_not_supported": {"fault": _FAULT},
     "method_not_allowed": {"allow": _ALLOW},
+    "token_invalid": {
+        "fault": _FAULT,
+        "token_time": When("i", Hole(";", True)),
+        "gateway_time": When("i", Hole(":", True)),
+    },
+    "insufficient_scope": {"scope": Hole("?", True)},
     "insufficient_balance": {**_BALANCE, **_UNITS},
     "subscription_expired": {**_PLAN, **_ENDED, **_OWED},
     "subscription_past_due": {**_PLAN, **_ENDED, **_OWED},
@@ -138,6 +145,8 @@ MEMBERS: dict[str, dict[str, Any]] = {
         **_UNITS,
         **_WAIT,
     },
+    "authorization_unavailable": _WAIT,
+    "maintenance": {"message": When("m", Hole("0", True)), **_WAIT},
     "no_healthy_target": _WAIT,
     "overloaded": _WAIT,
     "draining": _WAIT,
@@ -148,6 +157,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
 
 _DUE_DETAIL = "\1d Invoice \1K for \1J \1Y was due on \x015.\1."
 DETAILS: dict[str, str] = {
+    "request_invalid": " \1D",
     "insufficient_balance": "\1f The request needs \x012 units of \x011; the balance covers "
     "\x013.\1.",
     "spending_limit_reached": "\1e The limit is set for the \1V.\1.\1w\1t It resets on \x014.\1.\1."
@@ -156,6 +166,7 @@ DETAILS: dict[str, str] = {
     "quota_exhausted_upgrade": "\1t It resets on \x014.\1.",
     "rate_limited": " Try again in \x017.",
     "hold_in_flight": "\1f The request needs \x012 units of \x011; the rest covers \x013.\1.",
+    "maintenance": "\1m \x010\1. Try again in \x017.",
     "subscription_expired": "\1s It ended on \x016.\1.",
     "subscription_past_due": _DUE_DETAIL,
     "payment_failed": _DUE_DETAIL,
@@ -247,7 +258,8 @@ def _refusal(reason: Reason, base: str, server: str | None, links: Links) -> Ref
     fields = _fields(reason, server)
     page = refusal_pages.Page(
         reason=reason,
-        phrase=PHRASES[reason.status],
+        status="\x019" if reason.code in OWN_STATUS else str(reason.status),
+        phrase="" if reason.code in OWN_STATUS else PHRASES[reason.status],
         detail=_detail(reason),
         facts=_facts(reason),
         retry=retry_of(reason.code, reason.status, reason.retryable),
@@ -287,7 +299,7 @@ def _fields(reason: Reason, server: str | None) -> list[str]:
     fields.append("Vary: Accept, Authorization" if reason.status == 402 else "Vary: Accept")
     if server:
         fields.append(f"Server: {server}")
-    if reason.status == 401:
+    if reason.status == 401 or reason.code == "insufficient_scope":
         fields.append("WWW-Authenticate: \1W")
     if reason.status == 405:
         fields.append("Allow: \1M")
@@ -304,7 +316,7 @@ def _problem(reason: Reason, base: str, links: Links) -> dict[str, Any]:
     body: dict[str, Any] = {
         "type": links.type_of(base, reason.code),
         "title": reason.title,
-        "status": reason.status,
+        "status": Hole("9", False) if reason.code in OWN_STATUS else reason.status,
         "detail": _detail(reason),
         "instance": "urn:fastgate:request:\1I",
         "reason": reason.code,
@@ -366,7 +378,11 @@ _FACTS: dict[str, tuple[str, str]] = {
     "retry_after": ("Try again in", "\x017"),
     "resets_at": ("Resets on", "\x014"),
     "fault": ("What is wrong", "\1D"),
+    "errors": ("What is wrong", "\x01="),
     "allow": ("Methods allowed", "\1M"),
+    "token_time": ("The token says", "\x01;"),
+    "gateway_time": ("The time here", "\x01:"),
+    "scope": ("Scopes needed", "\x01?"),
 }
 
 

@@ -85,3 +85,14 @@ def costs_money(gateway: Gateway) -> bool:
         or any(route.price is not None or route.x402 is not None for route in gateway.routes)
         or any(plan.price is not None for plan in gateway.plans)
     )
+
+
+def check_free(gateway: Gateway) -> None:
+    """Raise ConfigurationError for prices if the gateway was started without any: its workers have
+    no shared memory for holds, and paid requests must not be served for free."""
+    if costs_money(gateway):
+        raise ConfigurationError(
+            "the gateway was started without prices and cannot start charging",
+            path="billing",
+            hint="Restart it with this configuration. Later changes of prices need only a reload.",
+        )

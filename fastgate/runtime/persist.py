@@ -46,7 +46,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     pid: int  # of the supervisor
     generation: int
     listeners: dict[str, str]  # by name
-    control: str
+    control: str  # with "https://" in front if it has TLS
+    control_certificate: str = ""  # SHA-256 of the certificate that it presents, in hex
 
 
 class StateDirectory:

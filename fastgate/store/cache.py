@@ -3,7 +3,7 @@
 It holds hashes, never keys, and is readable only by its owner. Format:
 
 ```
-"FGCRED1\\n"  frame  frame  frame …        frame = length u32 │ crc32 u32 │ msgpack record
+"FGCRED2\\n"  frame  frame  frame …        frame = length u32 │ crc32 u32 │ msgpack record
 ```
 
 A change appends a frame and is synced to disk before it is answered. Reading stops at a frame that
@@ -32,7 +32,9 @@ from fastgate.files import replace_file
 
 log = logging.getLogger("fastgate.store")
 
-MAGIC = b"FGCRED1\n"
+MAGIC = b"FGCRED2\n"
+MAGICS = (MAGIC, b"FGCRED1\n")
+"""Version 1 had neither kinds of credentials nor revoked tokens; its records are read, too."""
 _FRAME = struct.Struct("<II")
 FRAME_MAX = 64 * 1024
 SLACK = 1024  # frames beyond the live ones before the file is rewritten
@@ -58,6 +60,18 @@ class KeyRecord(msgspec.Struct, array_like=True, tag="k", frozen=True):
     consumer: str
     expires_at: int
     revoked_at: int
+    kind: str = "key"
+    """See `fastgate.model.digests`; "key" is an API key."""
+    about: dict[str, str] = {}
+    """What identifies it to people, by its kind: issuer and subject, pin, user."""
+
+
+class TokenRecord(msgspec.Struct, array_like=True, tag="t", frozen=True):
+    """A revoked token."""
+
+    digest: bytes
+    expires_at: int
+    """Unix seconds: when it can be forgotten."""
 
 
 class GoneRecord(msgspec.Struct, array_like=True, tag="g", frozen=True):
@@ -66,7 +80,7 @@ class GoneRecord(msgspec.Struct, array_like=True, tag="g", frozen=True):
     consumer: str
 
 
-CacheRecord = ConsumerRecord | KeyRecord | GoneRecord
+CacheRecord = ConsumerRecord | KeyRecord | TokenRecord | GoneRecord
 _decoder: msgspec.msgpack.Decoder[CacheRecord] = msgspec.msgpack.Decoder(CacheRecord)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -78,7 +92,7 @@ def _frame(record: CacheRecord) -> bytes:
 
 def _frames(data: bytes) -> Iterator[tuple[CacheRecord, int]]:
     """The complete frames of a file, with the end of each; stops at the first incomplete one."""
-    if not data.startswith(MAGIC):
+    if not data.startswith(MAGICS):
         return
     at = len(MAGIC)
     while at + _FRAME.size <= len(data):
@@ -115,7 +129,7 @@ class CredentialCache:
         end = len(MAGIC)
         for record, end in _frames(data):  # noqa: B007 - the last end is where we append
             records.append(record)
-        if end != len(data) or not data.startswith(MAGIC):
+        if end != len(data) or not data.startswith(MAGICS):
             log.warning("The credential cache ends in a damaged record, which is dropped.")
             try:  # append only after complete frames
                 if records:
@@ -126,6 +140,8 @@ class CredentialCache:
                 self._give_up(error)
                 return records
         self._frames = len(records)
+        if data.startswith(MAGICS[1]):
+            self.replace(records)  # what is appended is of the new version
         return records
 
     def append(self, records: Iterable[CacheRecord]) -> None:

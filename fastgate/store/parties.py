@@ -8,7 +8,7 @@ has changed anything in between.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ import msgspec
 import sqlalchemy as sa
 
 from fastgate.errors import ConflictError, NotFoundError
+from fastgate.model.digests import NAMES
 from fastgate.store.account_history import balances, history, refusal
 from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store, count_up, counter
@@ -51,7 +52,7 @@ class Consumer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
-    """A consumer's credential: the hash of a key, and the key's prefix."""
+    """A consumer's credential: the hash of what it shows, and what identifies it to people."""
 
     id: str
     consumer: str
@@ -63,6 +64,10 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     expires_at: datetime | None
     revoked_at: datetime | None
+    kind: str = "key"
+    """See `fastgate.model.digests`; "key" is an API key."""
+    about: dict[str, str] = {}
+    """Issuer and subject, pin, user."""
 
 
 Row = TypeVar("Row", Account, Consumer, Credential)
@@ -200,13 +205,53 @@ class Parties:
         prefix: str,
         label: str,
         expires_at: datetime | None,
+        kind: str = "key",
+        about: Mapping[str, str] | None = None,
     ) -> tuple[Credential, Consumer, int]:
-        """Raises NotFoundError; ConflictError if the key already exists."""
+        """Raises NotFoundError; ConflictError if it already exists, of whichever consumer. One that
+        is no key, and was revoked or has expired, is replaced."""
         async with self.store.write() as connection:
             owner = await _one(connection, consumers, Consumer, consumer)
-            credential = _new_credential(owner.id, digest, prefix, label, expires_at)
-            await _insert(connection, credentials, credential, "This key")
-            return credential, owner, await count_up(connection, TOPIC)
+            if kind != "key":
+                await connection.execute(_delete_ended(digest))
+            new = _new_credential(owner.id, digest, prefix, label, expires_at)
+            new = msgspec.structs.replace(new, kind=kind, about=dict(about or {}))
+            await _insert(connection, credentials, new, f"This {NAMES[kind]}")
+            return new, owner, await count_up(connection, TOPIC)
+
+    async def create_for_subject(
+        self, *, ident: str, names: Sequence[str], plan: str, digest: bytes, about: dict[str, str]
+    ) -> tuple[Consumer, Credential, int]:
+        """The consumer that has a subject; made with this id if nobody has it, with the first of
+        the names that is not taken. Harmless when it is done again, or by others at the same
+        moment. Raises ConflictError if all names are taken."""
+        async with self.store.write() as connection:
+            held = await _by_digest(connection, digest)
+            if held is not None:
+                owner = await _one(connection, consumers, Consumer, held.consumer)
+                return owner, held, await counter(connection, TOPIC)
+            now = now_utc()
+            owner = Consumer(
+                id=ident,
+                account=None,
+                name=names[0],
+                plan=plan,
+                suspended=False,
+                created=now,
+                updated=now,
+                version=1,
+            )
+            owner = await _first_free(connection, owner, names)
+            new = _new_credential(owner.id, digest, "", "", None)
+            new = msgspec.structs.replace(new, kind="subject", about=about)
+            try:
+                await _insert(connection, credentials, new, "This subject")
+            except ConflictError:  # another gateway was faster by a moment
+                held = await _by_digest(connection, digest)
+                if held is None:
+                    raise
+                owner, new = await _one(connection, consumers, Consumer, held.consumer), held
+            return owner, new, await count_up(connection, TOPIC)
 
     async def credential(self, consumer: str, ident: str) -> Credential:
         """One credential of one consumer. Raises NotFoundError."""
@@ -247,7 +292,8 @@ class Parties:
             fresh = _new_credential(
                 before.consumer, digest, prefix, before.label, before.expires_at
             )
-            await _insert(connection, credentials, fresh, "This key")
+            fresh = msgspec.structs.replace(fresh, kind=before.kind, about=before.about)
+            await _insert(connection, credentials, fresh, f"This {NAMES[before.kind]}")
             after = await _update(connection, credentials, before, old, None)
             return fresh, after, await count_up(connection, TOPIC)
 
@@ -314,6 +360,39 @@ def _new_credential(
         expires_at=expires_at,
         revoked_at=None,
     )
+
+
+def _delete_ended(digest: bytes) -> sa.Delete:
+    """Delete a credential that is refused for good."""
+    return sa.delete(credentials).where(
+        credentials.c.digest == digest,
+        sa.or_(credentials.c.revoked_at.is_not(None), credentials.c.expires_at <= now_utc()),
+    )
+
+
+async def _by_digest(connection: AsyncConnection, digest: bytes) -> Credential | None:
+    rows = await connection.execute(sa.select(credentials).where(credentials.c.digest == digest))
+    row = rows.one_or_none()
+    return None if row is None else _struct(Credential, row)
+
+
+async def _first_free(
+    connection: AsyncConnection, consumer: Consumer, names: Sequence[str]
+) -> Consumer:
+    """The consumer with this id, or a new one with the first name that nobody has. Raises
+    ConflictError."""
+    for name in names:
+        rows = await connection.execute(sa.select(consumers).where(consumers.c.id == consumer.id))
+        row = rows.one_or_none()
+        if row is not None:
+            return _struct(Consumer, row)
+        named = msgspec.structs.replace(consumer, name=name)
+        try:
+            await _insert(connection, consumers, named, f"A consumer named {name!r}")
+        except ConflictError:  # the name, or the id a moment ago
+            continue
+        return named
+    raise ConflictError(f"Consumers named {' and '.join(map(repr, names))} exist already.")
 
 
 NOUN = {"accounts": "account", "consumers": "consumer", "credentials": "credential"}

@@ -1,7 +1,8 @@
 """The tables, declared once. `migrations/` must lead to exactly these (a test compares).
 
 ```
-accounts 1──0..n consumers 1──n credentials        who pays, who calls, their keys
+accounts 1──0..n consumers 1──n credentials        who pays, who calls, what proves it
+revoked_tokens callers' tokens that are refused until they expire (hashes)
 revisions      every version of the configuration, parent by number
 tokens         bearer tokens of the control API (hashes)
 idempotency    answers to writes that carried an Idempotency-Key (sealed)
@@ -79,6 +80,21 @@ credentials = sa.Table(
     *_version(),
     sa.Column("expires_at", UtcTime),
     sa.Column("revoked_at", UtcTime),
+    sa.Column("kind", sa.String(16), nullable=False, server_default="key"),
+    sa.Column("about", JsonText, nullable=False, server_default="{}"),  # for people, by kind
+)
+
+revoked_tokens = sa.Table(
+    "revoked_tokens",
+    metadata,
+    sa.Column("id", id_type(), primary_key=True),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False, unique=True),
+    sa.Column("whole", sa.LargeBinary(32)),  # of a JWT: the digest of its whole text, too
+    sa.Column("about", JsonText, nullable=False),
+    sa.Column("revoked_by", sa.String(200), nullable=False),
+    _created(),
+    sa.Column("expires_at", UtcTime, nullable=False),
+    sa.Index("ix_revoked_tokens_expires_at", "expires_at"),
 )
 
 revisions = sa.Table(
@@ -126,7 +142,7 @@ changes = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
-HEAD = "0015"
+HEAD = "0016"
 """The migration that leads to `metadata`: the newest in `migrations/versions`."""
 
 __all__ = [
@@ -144,6 +160,7 @@ __all__ = [
     "owner",
     "payment_tables",
     "revisions",
+    "revoked_tokens",
     "spending",
     "tokens",
 ]

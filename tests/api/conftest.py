@@ -14,10 +14,18 @@ from fastgate._core.shared.credentials import CredentialIndex
 from fastgate.api.app import create_app
 from fastgate.api.auth import Tokens
 from fastgate.api.billing_api import BillingApi
-from fastgate.api.ports import LimitUse, Readiness, RouteUse, WorkerStatus
+from fastgate.api.ports import (
+    CertificateStatus,
+    IssuerKeyStatus,
+    IssuerStatus,
+    LimitUse,
+    Readiness,
+    RouteUse,
+    WorkerStatus,
+)
 from fastgate.billing.diagnosis.sources import Sources
 from fastgate.config.revisions import Revisions
-from fastgate.errors import ConfigurationError
+from fastgate.errors import ConfigurationError, NotFoundError, ProcessError
 from fastgate.identity.identity import Identity
 from fastgate.model.codec import decode
 from fastgate.model.gateway import Gateway
@@ -46,6 +54,8 @@ class FakeControl:
         self.refuse: Exception | None = None
         self.applied: list[Gateway] = []
         self.drained = False
+        self.refreshed: list[str] = []
+        self.renewed: list[tuple[str, bool]] = []
         self.reasons: list[str] = []
         self.requests: dict[str, dict[str, Any]] = {}
         self.billing: BillingApi | None = None
@@ -124,6 +134,72 @@ class FakeControl:
                 resets_at=1_800_000_000,
             )
         ]
+
+    def certificates(self) -> list[CertificateStatus]:
+        return [
+            CertificateStatus(
+                name="api",
+                source="path:/etc/fastgate/api.pem",
+                state="valid",
+                hosts=["api.example.com"],
+                key_type="ECDSA P-256",
+                subject="api.example.com",
+                issuer="Test Root",
+                not_before=1_790_000_000,
+                not_after=1_800_000_000,
+                fingerprint="ab" * 32,
+                used_by=["listener public"],
+            ),
+            CertificateStatus(
+                name="shop",
+                source="acme: letsencrypt",
+                state="pending",
+                hosts=["shop.example.com"],
+                used_by=[],
+            ),
+        ]
+
+    async def renew_certificate(self, name: str, *, wait: bool) -> None:
+        if name == "broken":
+            raise ProcessError("letsencrypt refused the order.")
+        if name != "shop":
+            raise NotFoundError(f"There is no certificate {name!r} from an ACME authority.")
+        self.renewed.append((name, wait))
+
+    def issuers(self) -> list[IssuerStatus]:
+        key = IssuerKeyStatus(kid="k1", kind="RSA 2048", algorithms=["RS256"], since=1_790_000_000)
+        return [
+            IssuerStatus(
+                name="corp",
+                issuer="https://id.example.com",
+                source="discovery",
+                state="ok",
+                keys=[key],
+                jwks_uri="https://id.example.com/keys",
+                fetched=1_790_000_000,
+                next_fetch=1_790_003_600,
+            ),
+            IssuerStatus(
+                name="broken",
+                issuer="https://broken.example.com",
+                source="https://broken.example.com/keys",
+                state="missing",
+                keys=[],
+                failures=3,
+                problem="it answered 503",
+                notes=["the key 'e' is for encryption"],
+            ),
+            IssuerStatus(
+                name="svc", issuer="svc", source="path:/etc/svc.json", state="ok", keys=[key]
+            ),
+        ]
+
+    async def refresh_issuer(self, name: str) -> None:
+        if name == "broken":
+            raise ProcessError("https://broken.example.com/keys: it answered 503")
+        if name != "corp":
+            raise NotFoundError(f"There is no issuer {name!r} whose keys are fetched.")
+        self.refreshed.append(name)
 
     def usage(self) -> list[RouteUse]:
         return [

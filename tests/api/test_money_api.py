@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from apikit import Client, is_problem
 from billingkit import ComposedBilling, with_billing
+from calendarkit import steady_zone
 
 from fastgate.billing.x402.books import X402Payment
 from fastgate.model.codec import decode, encode
@@ -32,7 +33,7 @@ async def billing(world: Any, tmp_path: Path) -> AsyncIterator[ComposedBilling]:
         {"name": "gold", "price": {"flat": "10 USD"}},
         {"name": "silver", "price": {"per_request": "0.01 USD"}},
     ]
-    data["billing"] = {"seller": {"name": "Seller & Sons"}}
+    data["billing"] = {"seller": {"name": "Seller & Sons"}, "time_zone": steady_zone()}
     world.control.gateway = decode(data)
     world.identity.configure(world.control.gateway, {"free": 0, "gold": 1, "silver": 2})
     async with with_billing(world, tmp_path) as found:

@@ -55,6 +55,48 @@ async def test_limits_of_a_consumer(api: Client) -> None:
     is_problem(await api.get("/v1/limits/nobody"), 404, "not_found")
 
 
+async def test_certificates(api: Client) -> None:
+    valid, pending = (await api.get("/v1/certificates")).json()["items"]
+    assert (valid["name"], valid["state"], valid["not_after"]) == ("api", "valid", 1_800_000_000)
+    assert valid["used_by"] == ["listener public"]
+    assert (pending["state"], pending["not_after"]) == ("pending", None)
+    assert not any("key" in name and name != "key_type" for name in valid)
+
+
+async def test_renewing_a_certificate(api: Client, world: Any) -> None:
+    found = await api.post("/v1/certificates/shop/renew")
+    assert (found.status_code, found.json()["name"]) == (200, "shop")
+    await api.post("/v1/certificates/shop/renew?wait=true")
+    assert world.control.renewed == [("shop", False), ("shop", True)]
+    is_problem(await api.post("/v1/certificates/other/renew"), 404, "not_found")
+    is_problem(await api.post("/v1/certificates/broken/renew?wait=true"), 503, "not_issued")
+    from_files = await api.post("/v1/certificates/api/renew")
+    is_problem(from_files, 409, "conflict")
+    assert "is from path:/etc/fastgate/api.pem. Replace the file" in from_files.json()["detail"]
+
+
+async def test_issuers(api: Client) -> None:
+    corp, broken, _ = (await api.get("/v1/issuers")).json()["items"]
+    assert (corp["name"], corp["state"], corp["next_fetch"]) == ("corp", "ok", 1_790_003_600)
+    assert corp["keys"] == [
+        {"kid": "k1", "kind": "RSA 2048", "algorithms": ["RS256"], "since": 1_790_000_000}
+    ]
+    assert (broken["problem"], broken["fetched"]) == ("it answered 503", None)
+
+
+async def test_fetching_the_keys_of_an_issuer(api: Client, world: Any) -> None:
+    found = await api.post("/v1/issuers/corp/refresh")
+    assert (found.status_code, found.json()["name"]) == (200, "corp")
+    assert world.control.refreshed == ["corp"]
+    is_problem(await api.post("/v1/issuers/other/refresh"), 404, "not_found")
+    failed = await api.post("/v1/issuers/broken/refresh")
+    is_problem(failed, 503, "not_fetched")
+    assert failed.json()["detail"].endswith("it answered 503. The last good keys stay in use.")
+    from_file = await api.post("/v1/issuers/svc/refresh")
+    is_problem(from_file, 409, "conflict")
+    assert "are from path:/etc/svc.json. Replace the file" in from_file.json()["detail"]
+
+
 async def test_drain(api: Client, world: Any) -> None:
     done = await api.post("/v1/drain")
     assert (done.status_code, done.json()) == (202, {"draining": True})

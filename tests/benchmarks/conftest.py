@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 @pytest.fixture(scope="session")
 def compiled_tools() -> None:
     """The tools written in C. Without a compiler, the tests that use them are skipped."""
-    from benchmarks.tools import NoCompiler, tool
+    from benchmarks.tools import TOOLS, NoCompiler, tool
 
     try:
-        for name in ("load", "backend", "relay"):
+        for name in TOOLS:
             tool(name)
     except NoCompiler as e:
         pytest.skip(str(e))

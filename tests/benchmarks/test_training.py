@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.training import CONNECTIONS, REQUESTS, train
 
 
-def test_every_request_is_answered_as_it_should() -> None:
+@pytest.mark.parametrize("tls", [False, True])
+def test_every_request_is_answered_as_it_should(tls: bool) -> None:
     rounds = 3 * len(REQUESTS)  # each request three times on each connection
     count = rounds * CONNECTIONS
-    assert train(count) == (count, 0)
+    assert train(count, tls=tls) == (count, 0)

@@ -490,7 +490,8 @@ async def test_every_reason_has_a_diagnosis(reason: Any) -> None:
     assert found.reason == reason.code
     assert reason.title in found.summary or reason.text in found.summary
     assert found.status == reason.status
-    if reason.status in (401, 402, 403, 429) and reason.code != "address_denied":
+    of_the_connection = ("address_denied", "certificate_required")
+    if reason.status in (401, 402, 403, 429) and reason.code not in of_the_connection:
         assert found.cause == CHECK_OF[reason.code]
 
 

@@ -7,26 +7,26 @@ import email
 import email.policy
 import json
 import socket
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from email.message import EmailMessage
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from schedulekit import BEGIN, BillingParts, ManualClock, ScriptedSender
+from webhookkit import KEY, Receiver
 
 from fastgate.billing.notices.mail import Mailer, compose
 from fastgate.billing.notices.notices import Message
 from fastgate.billing.notices.outbox import Delivered, DeliveryError, Outbox, Outgoing, backoff
 from fastgate.billing.notices.webhooks import Webhooks, payload, sign, verify
 from fastgate.errors import ConfigurationError
-from fastgate.model.billing import Billing, Smtp, Webhook
+from fastgate.model.billing import Billing, Smtp
 from fastgate.model.codec import decode
+from fastgate.model.webhook import Webhook
 from fastgate.store.engine import Store
 
 pytest.importorskip("aiosmtpd", reason="install 'aiosmtpd' (dependency group dev)")
@@ -304,54 +304,6 @@ async def test_the_whole_way_by_mail(store: Store, mailbox: tuple[Mailbox, Smtp]
 
 
 # ---- webhooks ---------------------------------------------------------------------------
-
-KEY = "a shared secret"
-
-
-class Receiver:
-    """A customer's HTTP server."""
-
-    def __init__(self) -> None:
-        self.statuses: list[int] = []
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.hang = threading.Event()
-        self.hang.set()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.got.append((dict(self.headers.items()), body))
-                receiver.hang.wait(10)
-                self.send_response(receiver.statuses.pop(0) if receiver.statuses else 204)
-                self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}/hook"
-
-    def stop(self) -> None:
-        self.hang.set()
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
-@pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    monkeypatch.setenv("HOOK_SECRET", KEY)
-    found = Receiver()
-    yield found
-    found.stop()
 
 
 @asynccontextmanager

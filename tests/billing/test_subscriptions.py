@@ -408,6 +408,51 @@ async def test_an_upgrade_is_in_effect_at_once_and_costs_the_difference(store: S
     assert await parts.invoices.open_of(made.id) == []
 
 
+async def test_a_fee_of_less_than_a_coin_counts_as_paid(store: Store) -> None:
+    """30.00 for a month is 0.0023 for its last 200 seconds: nobody can pay that."""
+    parts = BillingParts(store)
+    account = await parts.account()
+    parts.clock.now = datetime(2026, 11, 30, 23, 56, 40, tzinfo=UTC)
+    made = await parts.subscriptions.create(account, "basic")
+    assert (made.state, made.paid_through) == (State.ACTIVE, made.period_end)
+    assert await parts.invoices.open_of(made.id) == []
+    assert code(made, parts.clock()) is None
+    await parts.until(datetime(2026, 12, 1, tzinfo=UTC))
+    assert parts.charger.taken == 30_000_000  # the next month is billed in full
+
+
+@pytest.mark.parametrize(("old", "new"), [("basic", "big"), ("big", "basic")])
+async def test_a_change_of_plan_is_not_billed_if_it_costs_less_than_a_coin(
+    store: Store, old: str, new: str
+) -> None:
+    parts = BillingParts(store)
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, old)
+    await parts.settle()
+    parts.clock.now = datetime(2026, 11, 30, 23, 56, 40, tzinfo=UTC)
+    changed = await parts.subscriptions.change_plan(made.id, new)
+    assert (changed.subscription.plan, changed.document) == (new, None)
+    assert changed.subscription.paid_through == made.period_end
+    await parts.settle()
+    assert parts.credited == {}
+    assert await parts.invoices.open_of(made.id) == []
+
+
+async def test_a_paused_trial_continues_without_an_invoice_of_less_than_a_coin(
+    store: Store,
+) -> None:
+    parts = BillingParts(store)
+    account = await parts.account()
+    made = await parts.subscriptions.create(account, "trial")
+    await parts.until(datetime(2026, 11, 20, tzinfo=UTC))
+    assert (await parts.subscriptions.get(made.id)).state is State.PAUSED
+    parts.clock.now = datetime(2026, 11, 30, 23, 56, 40, tzinfo=UTC)
+    await parts.subscriptions.method_changed(account, True)
+    found = await parts.subscriptions.get(made.id)
+    assert (found.state, found.paid_through) == (State.ACTIVE, found.period_end)
+    assert await parts.invoices.open_of(made.id) == []
+
+
 async def test_a_downgrade_credits_the_difference_once(store: Store) -> None:
     parts = BillingParts(store)
     account = await parts.account(has_method=True)

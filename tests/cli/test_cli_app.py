@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,7 +112,10 @@ def test_nothing_asked_for_is_the_help_and_no_error_message(cli: Cli) -> None:
 
 def test_version(cli: Cli) -> None:
     assert cli("--version").out == cli("version").out
-    assert cli.done("version")["python"]
+    found = cli.done("version")
+    assert list(found) == ["version", "python", "uvloop", "openssl", "system", "machine"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", found["openssl"])
+    assert f"OpenSSL {found['openssl']}" in cli("--version").out
 
 
 def test_help_loads_nothing_heavy() -> None:

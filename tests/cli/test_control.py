@@ -102,6 +102,48 @@ def test_apply_says_what_the_gateway_finds_wrong(
     assert "worker 0 did not take it" in ran.err
 
 
+def test_maintenance(cli: Cli, gateway: Gateway) -> None:
+    assert cli("maintenance", "list").out == "Nothing is closed for maintenance.\n"
+    ran = cli("maintenance", "on", "read", "--message", "Back soon.", "--allow", "10.0.0.0/8")
+    assert ran.code == 0, ran.err
+    assert "+ routes[read].maintenance" in ran.out
+    assert "Every worker serves generation 2" in ran.out
+    (route,) = [one for one in gateway.world.control.gateway.routes if one.name == "read"]
+    assert route.maintenance is not None
+    assert (route.maintenance.enabled, route.maintenance.message) == (True, "Back soon.")
+    shown = cli("maintenance", "list").out
+    assert "read" in shown
+    assert "closed" in shown
+    assert "10.0.0.0/8" in shown
+    dry = cli("maintenance", "off", "read", "--dry-run")
+    assert "Nothing was changed" in dry.out
+    assert cli("maintenance", "off", "read").code == 0
+    (route,) = [one for one in gateway.world.control.gateway.routes if one.name == "read"]
+    assert route.maintenance is not None
+    assert (route.maintenance.enabled, route.maintenance.message) == (False, "Back soon.")
+    assert "open" in cli("maintenance", "list").out
+
+
+def test_maintenance_of_the_whole_gateway(cli: Cli, gateway: Gateway) -> None:
+    assert cli("maintenance", "on", "--all", "--retry-after", "10m").code == 0
+    whole = gateway.world.control.gateway.maintenance
+    assert whole is not None
+    assert str(whole.retry_after) == "10m"
+    assert "(all routes)" in cli("maintenance", "list").out
+    assert cli.done("maintenance", "list")["gateway"]["enabled"] is True
+    assert cli.done("maintenance", "off", "--all")["maintenance"]["gateway"]["enabled"] is False
+
+
+def test_maintenance_of_what_is_said_clearly(cli: Cli, gateway: Gateway) -> None:
+    for wrong in (("on",), ("off", "read", "--all"), ("on", "read", "--all")):
+        ran = cli("maintenance", *wrong)
+        assert ran.code == 2
+        assert "Name routes, or give --all" in ran.err
+    ran = cli("maintenance", "on", "raed")
+    assert ran.code == 1
+    assert "Did you mean 'read'?" in ran.err
+
+
 def test_reload(cli: Cli, gateway: Gateway) -> None:
     from fastgate.errors import ConfigurationError
 
@@ -218,7 +260,12 @@ def test_explain(cli: Cli, gateway: Gateway) -> None:
     assert ran.code == 0, ran.err
     for words in ("GET /orders/7", "refused, 429", "Too many requests.", "burst", "admit", "0.030"):
         assert words in ran.out
+    assert "127.0.0.1:5000\n" in ran.out
     assert cli.done("explain", str(REQUEST["id"]))["reason"] == "rate_limited"
+    over_tls = {**REQUEST, "tls": True, "client_certificate": True}
+    gateway.world.control.requests[REQUEST["id"]] = over_tls
+    ran = cli("explain", str(REQUEST["id"]))
+    assert "127.0.0.1:5000, over TLS, with a client certificate\n" in ran.out
     assert cli("explain", "f" * 32).code == 1
     assert cli("explain", "nonsense").code == 2
 

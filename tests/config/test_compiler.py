@@ -324,7 +324,7 @@ def test_auth_is_shared_by_routes_that_ask_the_same() -> None:
         auth = snapshot.auth(0)
         assert (auth["header"], auth["query"]) == (b"x-api-key", b"k")
         assert auth["flags"] == AuthFlag.AUTH_BEARER
-        assert auth["challenge"].startswith(b'Bearer realm="fastgate", ApiKey')
+        assert auth["challenge"].startswith(b'ApiKey realm="fastgate"')
 
 
 def folded(*steps: dict[str, Any]) -> list[tuple[int, bytes]]:
@@ -415,7 +415,7 @@ def test_every_reason_with_a_status_has_its_refusal() -> None:
                 assert refusal["fields"].startswith(b"Content-Type: application/problem+json\r\n")
                 assert b"https://p.example/%s" % reason.code.encode() in refusal["body"]
                 assert bool(refusal["close"]) == reason.close
-        assert len(snapshot.faults()) == len(FAULT_TEXTS)
+        assert snapshot.faults()[: len(FAULT_TEXTS)] == list(FAULT_TEXTS)
         assert snapshot.faults()[0] == ""
 
 

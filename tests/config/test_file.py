@@ -295,10 +295,10 @@ def test_bad_json_and_toml(text: str, kind: Any, words: str, line: int | None) -
 
 
 def test_warnings_have_lines() -> None:
-    text = SAMPLE + "policies:\n  - name: unused\ncontrol: 0.0.0.0:8081\n"
+    text = SAMPLE + "policies:\n  - name: unused\nauthorities:\n  - {name: a, ca: env:CA}\n"
     assert [(warning.path, warning.line) for warning in read(text).warnings] == [
+        ("authorities[0]", 26),
         ("policies[0]", 24),
-        ("control.bind", 25),
     ]
 
 

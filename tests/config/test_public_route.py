@@ -162,3 +162,91 @@ async def test_without_the_pages_everything_else_continues(tmp_path: Path) -> No
     async with Plane(config, public=PublicSide(str(tmp_path / "none"), PUBLIC.key)) as plane:
         assert (await plane.get("/_fastgate/problems")).status in (502, 503)
         assert (await plane.get("/x")).status == 204
+
+
+# ---- challenges of ACME authorities -----------------------------------------------------
+
+CHALLENGE = "/.well-known/acme-challenge/LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0"
+LISTENERS = [{"bind": ":80"}, {"name": "tls", "bind": ":443", "tls": True}]
+
+
+def ordering(*hosts: str, challenge: str = "http-01", **more: Any) -> dict[str, Any]:
+    """A document with a certificate that is ordered."""
+    return {
+        "listeners": LISTENERS,
+        "certificates": [{"name": "shop", "hosts": list(hosts), "acme": "letsencrypt"}],
+        "acme": [{"name": "letsencrypt", "challenge": challenge}],
+        **more,
+    }
+
+
+@pytest.mark.parametrize("public", ["on", "off"])
+@pytest.mark.parametrize("host", ["", "shop.example", "a.wild.example", "other.example"])
+def test_challenges_are_answered_on_every_host_that_is_proved(public: str, host: str) -> None:
+    routes = [
+        route("all", "/{rest*}"),
+        route("known", "/.well-known/{rest*}", hosts=["shop.example"]),
+        route("wild", "/{first}/{rest*}", hosts=["*.wild.example"], priority=100),
+        route("other", "/.well-known/acme-challenge/{rest*}", hosts=["other.example"]),
+    ]
+    document = ordering("shop.example", "a.wild.example", routes=routes, billing={"public": public})
+    with compiled(document) as snapshot:
+        found = Router(snapshot).find(host=host, path=CHALLENGE)
+        expected = "other" if host == "other.example" else NAME
+        assert (found.status, found.name) == (200, expected)
+        below = Router(snapshot).find(host=host, path=f"{CHALLENGE}/x")
+        assert below.name != NAME
+        pages = Router(snapshot).find(host=host, path="/_fastgate/problems")
+        assert (pages.name == NAME) is (public == "on")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        ordering("shop.example", challenge="tls-alpn-01"),
+        {
+            "listeners": LISTENERS,
+            "certificates": [{"name": "a", "cert": "path:/a.pem", "hosts": ["shop.example"]}],
+        },
+    ],
+)
+def test_without_http_01_the_path_is_free(document: dict[str, Any]) -> None:
+    mine = [route("mine", "/.well-known/acme-challenge/{rest*}")]
+    with compiled({**document, "routes": mine}) as snapshot:
+        assert Router(snapshot).find(host="shop.example", path=CHALLENGE).name == "mine"
+    with compiled({**document, "billing": {"public": "off"}}) as snapshot:
+        assert snapshot.routes() == []
+
+
+@pytest.mark.parametrize("hosts", [[], ["shop.example"], ["*.example"], ["a.other", "*.example"]])
+@pytest.mark.parametrize(
+    "path",
+    [CHALLENGE, "/.well-known/acme-challenge/{x}", "/.well-known/%61cme-challenge"],
+)
+def test_other_routes_may_not_answer_challenges(hosts: list[str], path: str) -> None:
+    document = ordering("shop.example", routes=[route("mine", path, hosts=hosts)])
+    with (
+        pytest.raises(ConfigurationError, match="to prove the hosts of") as caught,
+        compiled(document),
+    ):
+        pass
+    assert caught.value.path == "routes[0].path"
+    assert "tls-alpn-01" in str(caught.value)
+
+
+async def test_challenges_reach_control_and_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    path = str(tmp_path / "public.sock")
+    backend = await Backend().start(path)
+    document = ordering("shop.example", billing={"public": "off"}, routes=[])
+    del document["listeners"]
+    document["acme"] = []
+    async with Plane(document, public=PublicSide(path, PUBLIC.key)) as plane:
+        reply = await plane.get(CHALLENGE, headers={"Host": "shop.example"})
+        assert reply.status == 200
+        assert (await plane.get("/_fastgate/problems")).status == 404
+        asked = [(await plane.get(CHALLENGE)).status for _ in range(300)]
+        assert 429 in asked
+    assert {seen.target for seen in backend.requests} == {CHALLENGE}
+    assert backend.requests[0].headers["host"] == "shop.example"
+    await backend.stop()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fastgate.config.rendering import (
     canonical_path,
-    challenge,
+    challenges,
     cors_methods,
     notice,
     policy_member,
@@ -23,8 +23,8 @@ from fastgate.config.rendering import (
     sockaddrs,
     static_response,
 )
+from fastgate.model.codec import decode
 from fastgate.model.gateway import (
-    ApiKeyAuth,
     Concurrency,
     Cors,
     Limit,
@@ -84,13 +84,32 @@ def test_fixed_responses() -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({}, 'Bearer realm="g", ApiKey realm="g", header="X-Api-Key"'),
-        ({"bearer": False, "query": "key"}, 'ApiKey realm="g", header="X-Api-Key", query="key"'),
-        ({"header": None}, 'Bearer realm="g"'),
+        (
+            {"api_key": {}},
+            'ApiKey realm="g", header="X-Api-Key", Bearer realm="g"',
+        ),
+        (
+            {"api_key": {"bearer": False, "query": "key"}},
+            'ApiKey realm="g", header="X-Api-Key", query="key"',
+        ),
+        ({"api_key": {"header": None}}, 'Bearer realm="g"'),
+        ({"jwt": "corp"}, 'Bearer realm="g"'),
+        (
+            {"any": [{"jwt": "corp"}, {"basic": {"realm": "shop"}}]},
+            'Basic realm="shop", charset="UTF-8", Bearer realm="g"',
+        ),
+        ({"mtls": "partners"}, ""),
     ],
 )
 def test_challenges_name_every_way(fields: dict[str, Any], text: str) -> None:
-    assert challenge(ApiKeyAuth(**fields), "g") == text
+    """Bearer comes last: workers add to it what is wrong with a token."""
+    [route] = decode(
+        {
+            "version": 1,
+            "routes": [{"name": "r", "path": "/", "respond": {}, "auth": fields}],
+        }
+    ).routes
+    assert challenges(route.auth, "g") == text
 
 
 def route(**fields: Any) -> Route:

@@ -7,6 +7,7 @@ from fastgate._core.testing.parsed_head import ParsedHead, fault_reason_of
 
 FIELD_HOP = 1
 FIELD_UNDERSCORE = 2
+FIELD_UNUSUAL = 8
 
 
 def request(*lines: bytes, start: bytes = b"GET / HTTP/1.1", host: bytes = b"Host: a") -> bytes:

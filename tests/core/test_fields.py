@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from http1kit import FIELD_HOP, FIELD_UNDERSCORE, accepted, refused, request
+from http1kit import FIELD_HOP, FIELD_UNDERSCORE, FIELD_UNUSUAL, accepted, refused, request
 
 from fastgate._core.http.head import FieldName, HeadFlag, ParseFault
 from fastgate._core.testing.parsed_head import DEFAULT_CAPS, ParsedHead
@@ -50,7 +50,12 @@ def test_values_may_hold_text_of_any_encoding() -> None:
 
 def test_every_token_character_in_a_name() -> None:
     name = b"!#$%&'*+-.^`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    assert accepted(request(name + b":x")).fields[1] == (name, b"x", FieldName.F_OTHER, 0)
+    assert accepted(request(name + b":x")).fields[1] == (
+        name,
+        b"x",
+        FieldName.F_OTHER,
+        FIELD_UNUSUAL,
+    )
 
 
 KNOWN: dict[FieldName, bytes] = {
@@ -71,6 +76,7 @@ UNKNOWN = (
     FieldName.F_UNDERSCORE,
     FieldName.F_X_FORWARDED,  # begins like one
     FieldName.F_ACCESS_CONTROL,
+    FieldName.F_X_CONSUMER,  # with "!" or "~" for a "-"
 )
 VALUES = {
     FieldName.F_HOST: b"a",
@@ -127,14 +133,27 @@ def test_known_names_in_any_case(known: FieldName) -> None:
         (b"X_Forwarded_For", FieldName.F_X_CONSUMER, FIELD_UNDERSCORE),
         (b"X_Forwarded_" + b"a" * 90, FieldName.F_X_CONSUMER, FIELD_UNDERSCORE),
         (b"Max_Forwards", FieldName.F_UNDERSCORE, FIELD_UNDERSCORE),
+        (b"Client-Cert", FieldName.F_X_CONSUMER, 0),
+        (b"client-cert-CHAIN", FieldName.F_X_CONSUMER, 0),
+        (b"Client-Certs", FieldName.F_OTHER, 0),
+        (b"Client_Cert", FieldName.F_X_CONSUMER, FIELD_UNDERSCORE),
+        (b"Client.Cert_Chain", FieldName.F_X_CONSUMER, FIELD_UNDERSCORE),
+        (b"CLIENT.cert", FieldName.F_X_CONSUMER, FIELD_UNUSUAL),
+        (b"client+cert~chain", FieldName.F_X_CONSUMER, FIELD_UNUSUAL),
+        (b"X.Consumer.Id", FieldName.F_X_CONSUMER, FIELD_UNUSUAL),
+        (b"X-Forwarded.For", FieldName.F_X_CONSUMER, FIELD_UNUSUAL),
+        (b"True.Client.IP", FieldName.F_X_CONSUMER, FIELD_UNUSUAL),
+        (b"Content.Length", FieldName.F_OTHER, FIELD_UNUSUAL),
+        (b"Access-Control-a.b", FieldName.F_ACCESS_CONTROL, FIELD_UNUSUAL),
+        (b"Max.Forwards_", FieldName.F_UNDERSCORE, FIELD_UNDERSCORE),
         (b"_", FieldName.F_UNDERSCORE, FIELD_UNDERSCORE),
         (b"a" * 40 + b"_", FieldName.F_UNDERSCORE, FIELD_UNDERSCORE),
     ],
 )
-def test_prefixes_and_underscores(name: bytes, known: FieldName, flags: int) -> None:
+def test_prefixes_and_unusual_characters(name: bytes, known: FieldName, flags: int) -> None:
     head = accepted(request(name + b": 5"))
     assert head.fields[1] == (name, b"5", known, flags)
-    assert bool(head.flags & HeadFlag.HEAD_HAS_UNDERSCORE) == bool(flags)
+    assert bool(head.flags & HeadFlag.HEAD_HAS_UNDERSCORE) == (flags == FIELD_UNDERSCORE)
     assert head.content_length is None
 
 

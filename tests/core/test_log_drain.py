@@ -252,7 +252,8 @@ def test_a_request_is_found_by_its_id_phase_by_phase() -> None:
         "fault": None, "client": "10.0.0.7", "port": 5000, "method": "GET", "host": "h",
         "path": "/p", "query": None, "route": "orders", "consumer": "demo", "target": None,
         "user_agent": "curl", "limit": "burst", "route_slot": 0, "attempts": 0, "reused": False,
-        "keep_alive": True, "http_1_0": False, "upcall": False, "tunnel": False, "aborted": False,
+        "keep_alive": True, "tls": False, "client_certificate": False, "http_1_0": False,
+        "upcall": False, "tunnel": False, "aborted": False, "delayed": False,
         "bytes_in": 100, "bytes_out": 200, "duration_us": 32, "upstream_us": 0,
         "amount_micros": 0, "trace": None, "span": None, "sampled": False, "worker": 1,
         "generation": 4,
@@ -279,6 +280,7 @@ def test_phases_stand_in_the_order_of_time_also_after_a_retry() -> None:
         ({"status": 502}, "answered"),
         ({"status": 401, "reason": 10}, "refused"),
         ({"status": 429, "reason": 63}, "refused"),
+        ({"status": 503, "reason": 64}, "refused"),  # on purpose
         ({"status": 500, "reason": 70}, "failed"),
         ({"status": 504, "reason": 88}, "failed"),
         ({"status": 499, "reason": 100}, "aborted"),

@@ -76,7 +76,7 @@ records = st.fixed_dictionaries(
         "reason": st.sampled_from([0, *(r.number for r in REASONS)]),
         "fault": st.integers(0, 20),
         "attempts": st.integers(0, 5) | st.just(65_535),
-        "flags": st.integers(0, 127),
+        "flags": st.integers(0, 511),
         "bytes_in": big,
         "bytes_out": big,
         "duration_ns": big,
@@ -142,7 +142,10 @@ def naive(record: dict[str, Any]) -> dict[str, Any]:
         out["upstream_ms"] = milliseconds(record["upstream_ns"])
         if flags & 1:
             out["reused"] = True
-    for bit, name in ((2, "keep_alive"), (64, "http_1_0"), (4, "upcall"), (8, "tunnel")):
+    for bit, name in (
+        (2, "keep_alive"), (128, "tls"), (256, "client_certificate"), (64, "http_1_0"),
+        (4, "upcall"), (8, "tunnel"),
+    ):  # fmt: skip
         if flags & bit:
             out[name] = True
     if flags & 16:
@@ -228,7 +231,7 @@ def test_the_longest_line_fits() -> None:
     worst = {
         "started_unix_ns": 2**63 - 1, "address": bytes(range(0x11, 0x21)), "port": 65_535,
         "status": 65_535, "reason": 86, "fault": max(int(f) for f in ParseFault),
-        "attempts": 65_535, "flags": 127, "generation": 2**32 - 1, "trace_id": b"\xff" * 16,
+        "attempts": 65_535, "flags": 511, "generation": 2**32 - 1, "trace_id": b"\xff" * 16,
         "phases": dict.fromkeys(PHASE_NAMES, 2**32 - 2), **dict.fromkeys(TEXT_NAMES, b"\x00" * 99),
         **dict.fromkeys(
             ("bytes_in", "bytes_out", "duration_ns", "upstream_ns", "amount_micros"), 2**64 - 1

@@ -116,7 +116,7 @@ def test_a_new_record_has_nothing_left_of_the_one_before_in_its_place() -> None:
     drain = LogDrain(s, format="json")
     everything = {
         "trace_id": bytes(range(16)), "span_id": bytes(range(8)), "reason": 60, "fault": 1,
-        "attempts": 3, "flags": 0x7F, "upstream_ns": 5, "amount_micros": 5, "generation": 9,
+        "attempts": 3, "flags": 0x1FF, "upstream_ns": 5, "amount_micros": 5, "generation": 9,
         "phases": dict.fromkeys(PHASE_NAMES, 5), **dict.fromkeys(TEXT_NAMES, "x"),
     }  # fmt: skip
     for _ in range(2):

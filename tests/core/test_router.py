@@ -6,11 +6,12 @@ import mmap
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from routerkit import Rule, find_naively
 
 from fastgate._core.snapshot.image import ImageBuilder
 from fastgate._core.snapshot.router import METHODS as METHOD_TEXTS
@@ -31,18 +32,6 @@ from fastgate.errors import SnapshotError
 KINDS = {"present": 0, "equals": 1, "prefix": 2}
 
 
-class Rule(NamedTuple):
-    """A route as the router sees it."""
-
-    path: str
-    name: str = ""
-    hosts: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    headers: tuple[tuple[str, str, str], ...] = ()  # (name, kind, value)
-    query: tuple[tuple[str, str, str], ...] = ()
-    priority: int = 0
-
-
 def parts_of(rules: list[Rule]) -> tuple[ImageBuilder, bytes]:
     """An image with the routes, and the router's tables, which are not in it yet."""
     image = ImageBuilder()
@@ -53,6 +42,7 @@ def parts_of(rules: list[Rule]) -> tuple[ImageBuilder, bytes]:
             [
                 *((1 + KINDS[kind], key, value) for key, kind, value in rule.headers),
                 *((4 + KINDS[kind], key, value) for key, kind, value in rule.query),
+                *((7 + KINDS[kind], key, value) for key, kind, value in rule.cookies),
             ]
         )
         handle = image.table([image.predicate(*predicate) for predicate in predicates])
@@ -90,102 +80,6 @@ def build(rules: list[Rule]) -> Router:
     snapshot = mapped(*parts_of(rules))
     verify_router(snapshot)
     return Router(snapshot)
-
-
-# ---- the naive router -----------------------------------------------------------------------
-
-ANY = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"})
-
-
-def match_path(pattern: str, path: str) -> tuple[tuple[int, ...], tuple[str, ...]] | None:
-    """(what each segment is: 0 literal, 1 parameter, 2 rest; values), or None."""
-    kinds: list[int] = []
-    values: list[str] = []
-    wanted, given_ = pattern.split("/")[1:], path.split("/")[1:]
-    for i, segment in enumerate(wanted):
-        if segment.endswith("*}"):
-            return (*kinds, 2), (*values, "/".join(given_[i:]))
-        if i >= len(given_):
-            return None
-        if segment.startswith("{"):
-            if not given_[i]:
-                return None
-            kinds.append(1)
-            values.append(given_[i])
-        elif segment == given_[i]:
-            kinds.append(0)
-        else:
-            return None
-    return (tuple(kinds), tuple(values)) if len(wanted) == len(given_) else None
-
-
-def host_rank(hosts: tuple[str, ...], host: str) -> tuple[int, int] | None:
-    """Smaller is better; None: another host."""
-    host = host.lower().removesuffix(".")
-    ranks = []
-    for candidate in hosts:
-        if candidate.startswith("*."):
-            if host.endswith(candidate[1:]) and len(host) > len(candidate) - 1:
-                ranks.append((1, -len(candidate)))
-        elif candidate == host:
-            ranks.append((0, 0))
-    if not hosts:
-        ranks.append((2, 0))
-    return min(ranks, default=None)
-
-
-def holds(kind: str, wanted: str, value: str) -> bool:
-    return {
-        "present": True,
-        "equals": value == wanted,
-        "prefix": value.startswith(wanted),
-    }[kind]
-
-
-def predicates_hold(rule: Rule, headers: list[tuple[str, str]], query: str | None) -> bool:
-    pairs = [part.partition("=")[::2] for part in (query or "").split("&")] if query else []
-    return all(
-        any(key.lower() == name and holds(kind, wanted, value) for key, value in headers)
-        for name, kind, wanted in rule.headers
-    ) and all(
-        any(key == name and holds(kind, wanted, value) for key, value in pairs)
-        for name, kind, wanted in rule.query
-    )
-
-
-def find_naively(
-    rules: list[Rule],
-    host: str,
-    path: str,
-    method: str,
-    headers: list[tuple[str, str]],
-    query: str | None,
-) -> Found:
-    ranked = []
-    for i, rule in enumerate(rules):
-        matched = match_path(rule.path, path)
-        rank = host_rank(rule.hosts, host)
-        if matched is not None and rank is not None:
-            order = (
-                rank,
-                matched[0],
-                -rule.priority,
-                not rule.methods,
-                -len(rule.headers) - len(rule.query),
-                rule.name or f"r{i}",
-            )
-            ranked.append((order, i, matched[1]))
-    allowed: set[str] = set()
-    for _, i, values in sorted(ranked):
-        rule = rules[i]
-        if not predicates_hold(rule, headers, query):
-            continue
-        if method in rule.methods or (not rule.methods and method != "CONNECT"):
-            return Found(200, i, rule.name or f"r{i}", values, frozenset())
-        numbered = ANY | {"CONNECT"}
-        allowed |= (set(rule.methods) & numbered) or (set() if rule.methods else ANY | {""})
-        allowed |= {""} if set(rule.methods) - numbered else set()
-    return Found(405 if allowed else 404, None, None, (), frozenset(allowed))
 
 
 def test_each_list_of_methods_is_the_same() -> None:
@@ -240,8 +134,14 @@ RULES = st.builds(
     methods=st.lists(st.sampled_from(METHODS), max_size=2, unique=True).map(tuple),
     headers=st.one_of(st.just(()), PREDICATES.map(tidy)),
     query=st.one_of(st.just(()), PREDICATES.map(tidy)),
+    cookies=st.one_of(st.just(()), PREDICATES.map(tidy)),
     priority=st.sampled_from([0, 0, 1]),
 )
+
+COOKIES = [
+    "x-a=1", "x-b=12; x-a=123", " ;;\tx-b=1 ;x-a", "x-a", "X-A=1", "x-a==1", "x-a=;x-a=1", "",
+    "=", ";",
+]  # fmt: skip
 
 REQUESTS = st.tuples(
     st.sampled_from(
@@ -253,7 +153,8 @@ REQUESTS = st.tuples(
     | st.sampled_from(["/", "/a/", "/a/b/", "/v1/a/b/"]),
     st.sampled_from([*METHODS, "DELETE", "CONNECT", "MKCOL"]),
     st.lists(
-        st.tuples(st.sampled_from(["X-A", "x-b", "x-c"]), st.sampled_from(["1", "12", ""])),
+        st.tuples(st.sampled_from(["X-A", "x-b", "x-c"]), st.sampled_from(["1", "12", ""]))
+        | st.tuples(st.sampled_from(["Cookie", "cookie"]), st.sampled_from(COOKIES)),
         max_size=3,
     ),
     st.sampled_from([None, "", "x-a=1", "x-a", "x-b=12&x-a=123", "&&x-a=1=2", "X-A=1"]),
@@ -269,7 +170,7 @@ def conflicts(one: Rule, other: Rule) -> bool:
     same = (
         shape(one.path) == shape(other.path)
         and one.priority == other.priority
-        and (one.headers, one.query) == (other.headers, other.query)
+        and (one.headers, one.query, one.cookies) == (other.headers, other.query, other.cookies)
         and (bool(set(one.hosts) & set(other.hosts)) or (not one.hosts and not other.hosts))
     )
     overlap = set(one.methods) & set(other.methods) or (not one.methods and not other.methods)

@@ -56,7 +56,7 @@ def test_areas_follow_one_another_on_pages_of_their_own() -> None:
     assert layout["quota"] - layout["limiter"] == segment.limiter_cells * 16 + PAGE
     assert layout["targets"] - layout["quota"] == segment.quota_cells * 16
     assert layout["counters"] - layout["targets"] == segment.targets * 64
-    assert layout["concurrency"] - layout["counters"] >= segment.route_rows * 8 * 128
+    assert layout["concurrency"] - layout["counters"] >= segment.route_rows * 8 * 224
     assert layout["logring"] - layout["concurrency"] >= 64 + segment.concurrency_cells * 16
     assert size >= layout["logring"] - layout["counters"] + segment.log_records * 512
     assert segment.bytes == layout["counters"] + 3 * size

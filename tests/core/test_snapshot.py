@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastgate._core.snapshot.bounds import verify_records
 from fastgate._core.snapshot.image import ImageBuilder
 from fastgate._core.snapshot.snapshot import (
     HEADER_SIZE,
     ROUTE_SIZE,
     LimitKind,
     LimitScope,
+    ListenerFlag,
+    RouteFlag,
     Snapshot,
     stable_hash,
 )
@@ -72,7 +75,12 @@ def sample() -> ImageBuilder:
         pattern="/{id}",
         params=image.strings(["id"]),
         tokens=image.strings(["PURGE"]),
+        flags=RouteFlag.ROUTE_CERTIFICATE_REQUIRED,
+        client_auth=image.ids([2**64 - 1, 3]),
     )
+    subdomains = ListenerFlag.LISTENER_TLS | ListenerFlag.LISTENER_HSTS_SUBDOMAINS
+    image.add_listener(2**63, flags=subdomains, hsts_s=600)
+    image.add_listener(2, flags=ListenerFlag.LISTENER_REDIRECT_HTTPS, redirect_port=8443)
     image.set_refusal(60, fields=b"A: b\r\n", body=b"{}", status=429, close=False)
     image.set_faults(["", "bad"])
     image.set_settings(
@@ -94,6 +102,7 @@ def fd() -> Iterator[int]:
 
 def test_everything_that_was_put_in_is_there(fd: int) -> None:
     snapshot = Snapshot(fd, verify=True)
+    verify_records(snapshot)
     assert snapshot.generation == 42
     assert snapshot.bytes == os.fstat(fd).st_size
     assert snapshot.routes() == ["one"]
@@ -115,6 +124,14 @@ def test_everything_that_was_put_in_is_there(fd: int) -> None:
     assert route["request_rules"][0]["line"] == b"X-A: 1\r\n"
     assert route["request_rules"][0]["name"] == b"x-a"
     assert route["predicates"][0]["value"] == b"2"
+    assert route["client_auth"] == [2**64 - 1, 3]
+    assert RouteFlag(route["flags"]) == (
+        RouteFlag.ROUTE_CERTIFICATES | RouteFlag.ROUTE_CERTIFICATE_REQUIRED
+    )
+    encrypted, clear = snapshot.listeners()
+    assert (encrypted["id"], encrypted["flags"], encrypted["hsts_s"]) == (2**63, 5, 600)
+    assert encrypted["hsts"] == b"Strict-Transport-Security: max-age=600; includeSubDomains\r\n"
+    assert (clear["id"], clear["flags"], clear["redirect_port"], clear["hsts"]) == (2, 2, 8443, b"")
     assert snapshot.service(0)["plans"] == [2]
     assert snapshot.upstream(0)["targets"] == [0, 1]
     assert snapshot.upstream(1)["targets"] == [2]
@@ -182,6 +199,7 @@ def test_routes_share_a_policy_and_keep_what_is_their_own() -> None:
         image.add_route(f"r{i}", slot=i, body_cap=i % 2, flags=8, pattern=f"/{i}")
     made = image.finish(1)
     snapshot = Snapshot(made, verify=True)
+    verify_records(snapshot)
     os.close(made)
     assert snapshot.settings()["policies"]["count"] == 2
     routes = [snapshot.route(i) for i in range(6)]
@@ -264,6 +282,24 @@ def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
         opened(bytes(raw))
 
 
+@pytest.mark.parametrize(
+    ("flags", "hsts_s", "line"),
+    [
+        (0, None, b""),
+        (0, 0, b"Strict-Transport-Security: max-age=0\r\n"),
+        (8, 2**32 - 1, b"Strict-Transport-Security: max-age=4294967295; preload\r\n"),
+        (12, 5, b"Strict-Transport-Security: max-age=5; includeSubDomains; preload\r\n"),
+    ],
+)
+def test_a_listeners_hsts_is_a_line(flags: int, hsts_s: int | None, line: bytes) -> None:
+    image = ImageBuilder()
+    image.add_listener(1, flags=flags, hsts_s=hsts_s)
+    made = image.finish(1)
+    (listener,) = Snapshot(made, verify=True).listeners()
+    os.close(made)
+    assert listener["hsts"] == line
+
+
 def test_large_images_are_checked_whole_only_where_asked() -> None:
     image = ImageBuilder()
     for i in range(30_000):
@@ -283,7 +319,10 @@ REFERENCES = [
     ({"handler": 1}, "policy 0"),
     ({"auth": 5}, "policy 0"),
     ({"limits": (1 << 39) + 3}, "policy 0"),
+    ({"client_auth": (1 << 39) + 3}, "policy 0"),
     ({"params": (0xFFFFFFF8 << 32) + 1}, "route 0"),
+    ({"traffic": 0}, "policy 0"),
+    ({"flags": RouteFlag.ROUTE_FAULT}, "policy 0"),  # without a record
 ]
 
 
@@ -295,9 +334,18 @@ def test_references_that_lead_nowhere(fields: dict[str, int], where: str) -> Non
     try:
         Snapshot(made)  # a worker trusts what control has verified
         with pytest.raises(SnapshotError, match=where):
-            Snapshot(made, verify=True)
+            verify_records(Snapshot(made, verify=True))
     finally:
         os.close(made)
+
+
+def test_predicates_of_traffic_that_lead_nowhere() -> None:
+    image = ImageBuilder()
+    image.add_traffic(fault_when=(1 << 39) + 3)
+    made = image.finish(1)
+    with pytest.raises(SnapshotError, match="traffic 0"):
+        verify_records(Snapshot(made, verify=True))
+    os.close(made)
 
 
 def test_a_service_needs_its_upstream() -> None:
@@ -305,7 +353,7 @@ def test_a_service_needs_its_upstream() -> None:
     image.add_service("s", slot=0, upstream=0, first_byte_ms=1, idle_ms=1)
     made = image.finish(1)
     with pytest.raises(SnapshotError, match="service 0"):
-        Snapshot(made, verify=True)
+        verify_records(Snapshot(made, verify=True))
     os.close(made)
 
 
@@ -336,7 +384,7 @@ def test_targets_need_an_upstream_and_a_short_address() -> None:
         image.add_target("t", identity=1, slot=0, sockaddr=b"x" * 113, authority="")
 
 
-@pytest.mark.parametrize("reason", [0, -1, 128])
+@pytest.mark.parametrize("reason", [0, -1, 160])
 def test_a_refusal_needs_a_reason(reason: int) -> None:
     with pytest.raises(ValueError, match="no reason"):
         ImageBuilder().set_refusal(reason, fields=b"", body=b"", status=400, close=True)
@@ -380,6 +428,7 @@ def test_large_images_are_whole_huge_pages_and_mapped_as_such() -> None:
         image.add_route(f"route-{i}", slot=i, pattern=f"/route-{i}")
     made = image.finish(1)
     snapshot = Snapshot(made, verify=True)
+    verify_records(snapshot)
     os.close(made)
     assert snapshot.bytes > 2 * huge
     assert snapshot.bytes % huge == 0

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fastgate._core.http.uri import normalize
 from fastgate._core.reason import Reason
+from fastgate._core.snapshot.bounds import verify_records
 from fastgate._core.snapshot.image import ImageBuilder
 from fastgate._core.snapshot.router import Router
 from fastgate._core.snapshot.snapshot import Snapshot, UrlPiece
@@ -319,9 +320,9 @@ def verified(image: ImageBuilder, where: str) -> None:
     made = image.finish(1)
     try:
         if not where:
-            Snapshot(made, verify=True)
+            verify_records(Snapshot(made, verify=True))
             return
         with pytest.raises(SnapshotError, match=where):
-            Snapshot(made, verify=True)
+            verify_records(Snapshot(made, verify=True))
     finally:
         os.close(made)

@@ -25,6 +25,7 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from fastgate._core.http.head import ParseFault
 from fastgate._core.http.uri import normalize
@@ -65,7 +66,7 @@ WORDS = [
 LIMITS = [(8192, 32768, 100, 16384), (60, 200, 5, 50), (20, 100, 100, 100)]
 
 
-def mutate(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def mutate(rng: random.Random, data: bytes, other: bytes, words: Sequence[bytes] = WORDS) -> bytes:
     """The same, damaged in a few places."""
     out = bytearray(data)
     for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 5, 8))):
@@ -81,9 +82,9 @@ def mutate(rng: random.Random, data: bytes, other: bytes) -> bytes:
         elif kind == 3:
             out[at:at] = out[at:end]
         elif kind == 4:
-            out[at:end] = rng.choice(WORDS)
+            out[at:end] = rng.choice(words)
         elif kind == 5:
-            out[at:at] = rng.choice(WORDS)
+            out[at:at] = rng.choice(words)
         else:
             out[at:] = other[rng.randrange(len(other)) :]
     return bytes(out)

@@ -17,10 +17,12 @@ from fastgate._core.shared.credentials import CredentialIndex
 from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.errors import ConfigurationError, ConflictError, NotFoundError, StoreError
 from fastgate.identity.directory import Directory
-from fastgate.identity.identity import REMEMBERED, Identity, InvalidMember
+from fastgate.identity.identity import Identity, InvalidMember
+from fastgate.identity.synced import REMEMBERED
+from fastgate.model import digests
 from fastgate.model.codec import decode
 from fastgate.model.keys import CHECK_LENGTH, is_key, key_digest, new_key, shown_prefix
-from fastgate.store.cache import ConsumerRecord, KeyRecord
+from fastgate.store.cache import ConsumerRecord, KeyRecord, TokenRecord
 from fastgate.store.engine import Store
 from fastgate.store.parties import Parties, StaleError
 
@@ -103,6 +105,8 @@ def test_foreign_texts_are_no_keys() -> None:
 DIGESTS = [key_digest(f"key-{number}") for number in range(6)]
 NAMES = ["a", "b", "c"]
 
+TOKENS = [digests.token(f"token-{number}") for number in range(40)]
+
 _steps = st.lists(
     st.one_of(
         st.tuples(
@@ -121,6 +125,9 @@ _steps = st.lists(
         st.tuples(st.just("drop_key"), st.sampled_from(DIGESTS)),
         st.tuples(st.just("drop"), st.sampled_from(NAMES)),
         st.tuples(st.just("slots"), st.sampled_from([{}, PLANS, {"free": 5}])),
+        st.tuples(st.just("anonymous"), st.sets(st.sampled_from(NAMES))),
+        st.tuples(st.just("token"), st.sampled_from(TOKENS), st.sampled_from([5, 2**31])),
+        st.tuples(st.just("forget"), st.sampled_from([0, 1000])),
     ),
     max_size=40,
 )
@@ -134,6 +141,9 @@ def test_the_index_says_what_a_naive_directory_says(steps: list[tuple[object, ..
     keys: dict[bytes, tuple[str, int, int]] = {}
     gone: set[bytes] = set()
     slots: dict[str, int] | None = None
+    anonymous: set[str] = set()
+    once: set[str] = set()  # who could call without a credential at some time
+    tokens: dict[bytes, int] = {}
     for step in steps:
         match step:
             case ("consumer", str(name), plan, bool(suspended)):
@@ -158,6 +168,36 @@ def test_the_index_says_what_a_naive_directory_says(steps: list[tuple[object, ..
             case ("slots", dict(given)):
                 slots = given
                 directory.set_slots(given)
+            case ("anonymous", set(given)):
+                anonymous = given
+                directory.set_anonymous(set(given))
+            case ("token", bytes(digest), int(expires)):
+                directory.revoke_token(digest, expires)
+                tokens[digest] = max(expires, tokens.get(digest, 0))
+            case ("forget", int(now)):
+                directory.forget_tokens(now)
+                tokens = {digest: at for digest, at in tokens.items() if at > now}
+        once |= anonymous & consumers.keys()
+    assert directory.missing() == anonymous - consumers.keys()
+    assert directory.tokens == tokens
+    for digest in tokens:
+        found = directory.index.find_digest(digest, now=1000)
+        assert found is not None
+        assert found.result == Reason.CREDENTIAL_REVOKED
+    for name in NAMES:
+        found = directory.index.find_digest(digests.consumer(name), now=1000)
+        if name in anonymous & consumers.keys():
+            assert found is not None
+            plan, suspended = consumers[name]
+            planless = plan is not None and slots is not None and plan not in slots
+            refused = Reason.CONSUMER_SUSPENDED if suspended or planless else 0
+            assert (found.result, found.consumer.id) == (refused, name)
+        else:
+            assert (found is not None) is (name in once)
+            assert found is None or found.result == Reason.CREDENTIAL_REVOKED
+    stored = list(directory.stored())
+    assert {each.digest for each in stored if isinstance(each, KeyRecord)} == keys.keys()
+    assert {each.digest for each in stored if isinstance(each, TokenRecord)} == tokens.keys()
     for digest in DIGESTS:
         found = directory.index.find_digest(digest, now=1000)
         if digest in gone:

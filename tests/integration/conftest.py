@@ -1,5 +1,6 @@
 """Fixtures over real processes and sockets. What they give is in `gatewaykit`.
 
+`keycloak` and `oidc_provider` are identity providers (`identitykit`), for all tests together.
 `gateway` starts gateways for one test, `shared_gateway` for all tests of a module; both stop
 them, by their pid. `upstream` and `shared_upstream` are a server that misbehaves on demand.
 """
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from gatewaykit import Gateway, Upstream
+from identitykit import IdentityProvider, Keycloak, OidcProvider
 
 StartGateway = Callable[..., Gateway]
 StartUpstream = Callable[..., Upstream]
@@ -79,3 +81,22 @@ def shared_upstream() -> Iterator[Upstream]:
     found = Upstream()
     yield found
     found.stop()
+
+
+def _provider(kind: type[Keycloak | OidcProvider], folder: Path) -> Iterator[IdentityProvider]:
+    if why := kind.missing():
+        pytest.skip(why)
+    with kind(folder) as provider:
+        yield provider
+
+
+@pytest.fixture(scope="session")
+def keycloak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IdentityProvider]:
+    """Keycloak, with a realm for tests. A test that stops it starts it again."""
+    yield from _provider(Keycloak, tmp_path_factory.mktemp("keycloak"))
+
+
+@pytest.fixture(scope="session")
+def oidc_provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IdentityProvider]:
+    """npm's oidc-provider. A test that stops it starts it again."""
+    yield from _provider(OidcProvider, tmp_path_factory.mktemp("oidc-provider"))

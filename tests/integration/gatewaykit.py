@@ -18,6 +18,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from messagekit import dechunk, parse_head, render
+
+from fastgate._core.tls import keyring
+from fastgate._core.tls.keyring import Keyring
+
 PROJECT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds; bounds every wait, is reached by none that is well
 T = TypeVar("T")
@@ -208,6 +213,19 @@ class Gateway:
         """The pid of a worker; waits for one to be there."""
         return eventually(lambda: self.children().get(f"fg-worker-{index}", 0), "the worker")
 
+    def keyring(self) -> Keyring:
+        """The keyring that the supervisor keeps for processes to come."""
+        folder = f"/proc/{self.pid}/fd"
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # it was replaced
+                if "fastgate-keyring" in os.readlink(f"{folder}/{name}"):
+                    fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        return keyring.read(fd)
+                    finally:
+                        os.close(fd)
+        raise AssertionError("the supervisor has no keyring")
+
     def kill(self, name: str, number: int = signal.SIGKILL) -> int:
         """Kill a child by its name and wait for another in its place; returns the new pid."""
         before = eventually(lambda: self.children().get(name, 0), name)
@@ -267,7 +285,7 @@ def fetch(
         raise ConnectionResetError("closed without an answer")
     status, fields = parse_head(head)
     if fields.get("transfer-encoding") == "chunked":
-        rest = _dechunk(rest)
+        rest = dechunk(rest)
     elif method != "HEAD" and len(rest) < int(fields.get("content-length", "0")):
         raise ConnectionResetError("the answer is cut short")
     return Answer(status, fields, rest)
@@ -282,43 +300,13 @@ def _connect(address: tuple[str, int] | str) -> socket.socket:
     return sock
 
 
-def render(method: str, path: str, headers: dict[str, str], body: bytes = b"") -> bytes:
-    """A request's bytes."""
-    fields = {"Host": "gateway.test", **headers}
-    if body or method in ("POST", "PUT", "PATCH"):
-        fields["Content-Length"] = str(len(body))
-    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
-
-
-def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
-    first, *lines = head.decode("latin-1").split("\r\n")
-    fields = {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        fields[name.lower()] = value.strip()
-    return int(first.split(" ", 2)[1]), fields
-
-
-def _dechunk(data: bytes) -> bytes:
-    out = bytearray()
-    while True:
-        size_text, _, data = data.partition(b"\r\n")
-        if not size_text:
-            raise ConnectionResetError("the answer is cut short")
-        size = int(size_text, 16)
-        if size == 0:
-            return bytes(out)
-        out += data[:size]
-        data = data[size + 2 :]
-
-
 class Client:
     """A keep-alive connection on asyncio; opens another when the gateway closed the last."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._address = address
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.tls: dict[str, Any] = {}  # as `asyncio.open_connection` takes it
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.connections = 0
 
     async def request(
@@ -330,10 +318,10 @@ class Client:
         body: bytes = b"",
     ) -> Answer:
         """Raises OSError or EOFError when the connection fails in the middle of it."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(*self._address)
+        if self.streams is None:
+            self.streams = await asyncio.open_connection(*self._address, **self.tls)
             self.connections += 1
-        reader, writer = self._streams
+        reader, writer = self.streams
         try:
             writer.write(render(method, path, headers or {}, body))
             head = await reader.readuntil(b"\r\n\r\n")
@@ -354,9 +342,9 @@ class Client:
         return Answer(status, fields, received)
 
     def close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+        if self.streams is not None:
+            self.streams[1].close()
+            self.streams = None
 
     async def __aenter__(self) -> Client:
         return self

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from calendarkit import steady_zone
 from gatewaykit import (
     PATIENCE,
     PROJECT,
@@ -39,7 +40,8 @@ def paid_config(upstream: Upstream, **more: Any) -> dict[str, Any]:
         "price": "0.01 USD",
         "auth": {"api_key": {"header": "X-Api-Key"}},
     }
-    return proxying(upstream, route, **more)
+    billing = {"time_zone": steady_zone(), **more.pop("billing", {})}
+    return proxying(upstream, route, billing=billing, **more)
 
 
 def ruled_config(upstream: Upstream, **more: Any) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def ruled_config(upstream: Upstream, **more: Any) -> dict[str, Any]:
         **config,
         "routes": [ask, *config["routes"]],
         "plans": [pro],
-        "billing": {"spending": limits},
+        "billing": {**config["billing"], "spending": limits},
     }
 
 

@@ -46,10 +46,11 @@ atexit.register(at_end)
 """
 
 NOWHERE = (
-    "aiosmtplib", "alembic", "asyncpg", "fastgate.billing.invoices", "fastgate.billing.ledger",
-    "fastgate.billing.notices", "fastgate.billing.payments", "fastgate.billing.subscriptions",
-    "fastgate.cli.client", "fastgate.demo", "fastgate.portal", "fastgate.runtime.control.money",
-    "http.client", "httpx", "jinja2", "litestar", "pydantic", "rich", "sqlalchemy.dialects.mysql",
+    "aiosmtplib", "alembic", "asyncpg", "cryptography", "fastgate.billing.invoices",
+    "fastgate.billing.ledger", "fastgate.billing.notices", "fastgate.billing.payments",
+    "fastgate.billing.subscriptions", "fastgate.certificates", "fastgate.cli.client",
+    "fastgate.demo", "fastgate.portal", "fastgate.runtime.control.money", "http.client", "httpx",
+    "jinja2", "litestar", "pydantic", "rich", "sqlalchemy.dialects.mysql",
     "sqlalchemy.dialects.postgresql", "sqlalchemy.ext.asyncio", "sqlalchemy.orm", "stripe", "x402",
     "zoneinfo",
 )  # fmt: skip

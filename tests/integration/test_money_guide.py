@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from calendarkit import steady_zone
 from gatewaykit import PATIENCE, PROJECT
 
 from fastgate.demo.environment import free_port
@@ -20,6 +21,7 @@ def test_the_commands_of_the_guide_work(tmp_path: Path) -> None:
     text = GUIDE.read_text()
     for port in ("8080", "8081", "9000"):
         text = re.sub(rf"(?<=[: ]){port}\b", str(free_port()), text)
+    text = text.replace("\nbilling:\n", f"\nbilling:\n  time_zone: {steady_zone()}\n")
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.S)
     (configuration,) = (block for block in blocks if "version:" in block)
     (tmp_path / "fastgate.yaml").write_text(configuration)

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import pytest
 from conftest import StartGateway
-from gatewaykit import Gateway, Upstream, eventually, render
+from gatewaykit import Gateway, Upstream, eventually
+from messagekit import render
 from paidkit import (
     HANDLERS,
     PRICE,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calendarkit import steady_zone
 from conftest import StartGateway
 from gatewaykit import Gateway, Upstream, eventually
 from paidkit import (
@@ -59,6 +60,7 @@ def config(upstream: Upstream) -> dict[str, Any]:
 
     names = ("open", "gold", "staff")
     return {
+        "billing": {"time_zone": steady_zone()},
         "upstreams": [{"name": "app", "targets": [upstream.url]}],
         "services": [{"name": name, "upstream": "app"} for name in names],
         "routes": [

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from conftest import StartGateway
-from gatewaykit import Gateway, Upstream, eventually, fetch, proxying
+from gatewaykit import Client, Gateway, Upstream, eventually, fetch, proxying
 
 
 def samples(gateway: Gateway, prefix: str) -> dict[str, float]:
@@ -99,3 +99,25 @@ def test_reloads_by_source_and_result(gateway: StartGateway, upstream: Upstream)
     found = samples(running, counts)
     assert found['{source="api",result="applied"}'] == 1
     assert found['{source="api",result="refused"}'] == 1
+
+
+async def test_slow_start(gateway: StartGateway, upstreams: Callable[[], Upstream]) -> None:
+    """A target that a reload adds begins with a hundredth; also if control is replaced then."""
+    one, two, three = (upstreams() for _ in range(3))
+    running = gateway(pool(one.url, two.url, slow_start="1d"), workers=2)
+    assert set(by_target(running, "weight_ratio").values()) == {1}
+    running.reload_and_wait(pool(one.url, two.url, three.url, slow_start="1d"))
+    for _ in range(2):
+        ratios = by_target(running, "weight_ratio")
+        assert ratios[one.url] == ratios[two.url] == 1
+        assert ratios[three.url] == 0.01
+        before = len(three.seen)
+        async with Client(running.address()) as client:
+            for _ in range(100):
+                assert (await client.request("/hello")).status == 200
+        assert len(three.seen) - before <= 2
+        generation = running.generation
+        running.kill("fg-control")
+        eventually(lambda: running.generation > generation, "another control process")  # noqa: B023
+    running.reload_and_wait(pool(one.url, two.url, three.url))
+    assert by_target(running, "weight_ratio") == {}

@@ -63,6 +63,7 @@ DOCUMENT: dict[str, Any] = {
             "service": "orders",
             "auth": {"api_key": {"header": "X-Key", "query": "key"}},
             "match": {"headers": {"X-Version": "2*"}, "query": {"beta": "*"}},
+            "fault": {"delay": "1s", "delay_share": "5%", "when": {"cookies": {"chaos": "1*"}}},
             "limits": {"by": ["consumer", "route"], "rate": "50/s", "burst": 100},
             "quotas": ["100/day"],
             "concurrency": 10,
@@ -183,7 +184,16 @@ routes = st.fixed_dictionaries(
         "priority": st.integers(-5, 5),
         "limits": st.lists(limits, max_size=3),
         "max_body": st.sampled_from(["1MB", 100, "0B"]),
-        "auth": st.sampled_from(["none", "api_key", {"api_key": {"bearer": False}}]),
+        "auth": st.sampled_from(
+            [
+                "none",
+                "api_key",
+                {"api_key": {"bearer": False}},
+                {"jwt": "corp", "scopes": {"GET": "a", "*": ["b", "c"]}},
+                {"any": ["basic", {"mtls": "a"}, {"jwt": ["a", "b"]}], "optional": True},
+                {"all": ["hmac", {"forward": "http://a"}], "anonymous": "guest"},
+            ]
+        ),
         "limit_headers": st.booleans(),
         "cors": st.sampled_from(["*", ["https://a.example"], {"origins": ["https://b.example"]}]),
     },
@@ -236,7 +246,8 @@ def test_any_route_survives_the_way_there_and_back(data: dict[str, Any]) -> None
         (changed("routes", 0, methods=["get"]), "routes[0].methods", "'GET'"),
         (changed("routes", 0, handler="a:b"), "routes[0]", "service and handler together"),
         (changed("routes", 0, service=...), "routes[0]", "exactly one of"),
-        (changed("routes", 0, auth="jwt"), "routes[0].auth", "not a way to authenticate"),
+        (changed("routes", 0, auth="jwt"), "routes[0].auth", "jwt needs more: `{jwt: ISSUER}`"),
+        (changed("routes", 0, auth="oauth"), "routes[0].auth", "not a way to authenticate"),
         (changed("routes", 0, auth=None), "routes[0].auth", "The key has no value"),
         (changed("routes", 0, limits="50"), "routes[0].limits[0].rate", "not a rate"),
         (

@@ -123,6 +123,11 @@ def test_bad_binds(text: object, words: str) -> None:
         ("http://[::1]", "http://[::1]", "[::1]", True),
         ("unix:/run/orders.sock", "unix:/run/orders.sock", "localhost", True),
         ("HTTP://a_b.c:1", "http://a_b.c:1", "a_b.c:1", False),
+        ("https://a", "https://a", "a", False),
+        ("https://a:443/b", "https://a/b", "a", False),
+        ("https://a:80", "https://a:80", "a:80", False),
+        ("http://a:443", "http://a:443", "a:443", False),
+        ("HTTPS://[::1]", "https://[::1]", "[::1]", True),
     ],
 )
 def test_targets(text: str, canonical: str, authority: str, is_ip: bool) -> None:
@@ -133,10 +138,18 @@ def test_targets(text: str, canonical: str, authority: str, is_ip: bool) -> None
     assert TargetUrl.parse(canonical) == target
 
 
+def test_targets_with_and_without_tls_differ() -> None:
+    clear, secured = TargetUrl.parse("http://a:8443"), TargetUrl.parse("https://a:8443")
+    assert (clear.tls, secured.tls) == (False, True)
+    assert clear != secured
+    assert (clear.authority_at(443), secured.authority_at(443)) == ("a:443", "a")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("https://a", "TLS to upstreams"),
+        ("https://", "neither a host name"),
+        ("https:a", "not a target"),
         ("ftp://a", "not a target"),
         ("10.0.0.1:80", "not a target"),
         ("http://", "neither a host name"),

@@ -83,6 +83,64 @@ def test_what_decodes_is_valid_in_short_and_in_canonical_form() -> None:
     assert valid(SCHEMA, encode(decode(DOCUMENT)))
 
 
+@pytest.mark.parametrize(
+    ("listener", "good"),
+    [
+        ({"tls": True}, True),
+        ({"tls": {"min": 1.2, "hsts": "180d", "client": "partners"}}, True),
+        ({"tls": {"min": "1.3", "hsts": {"max_age": "1d"}, "client": ["a", "b"]}}, True),
+        ({"redirect": "https", "https_port": 8443}, True),
+        ({"tls": {"min": "1.1"}}, False),
+        ({"tls": {"certificate": "a"}}, False),
+        ({"redirect": "http"}, False),
+    ],
+)
+def test_listeners_with_tls(listener: dict[str, Any], good: bool) -> None:
+    document = {"version": 1, "listeners": [{"bind": ":443", **listener}]}
+    assert valid(SCHEMA, document) is good
+    if good:
+        assert valid(SCHEMA, encode(decode(document)))
+
+
+@pytest.mark.parametrize(
+    ("auth", "good"),
+    [
+        ("basic", True),
+        ({"jwt": "corp"}, True),
+        ({"jwt": ["corp", "other"], "scopes": "a"}, True),
+        ({"jwt": {"issuer": "corp", "scopes": {"GET": "a", "*": ["b"]}}}, True),
+        ({"any": ["api_key", {"mtls": "partners"}], "anonymous": "guest"}, True),
+        ({"any": ["none"]}, False),
+        ({"jwt": 5}, False),
+        ({"jwt": "corp", "scopes": [5]}, False),
+        ({"jwt": "corp", "scopes": {"GET": 5}}, False),
+        ({"oauth": {}}, False),
+    ],
+)
+def test_authentication(auth: Any, good: bool) -> None:
+    document = {"version": 1, "routes": [{"name": "r", "path": "/", "respond": 204, "auth": auth}]}
+    assert valid(SCHEMA, document) is good
+    if good:
+        assert valid(SCHEMA, encode(decode(document)))
+
+
+def test_issuers_and_what_their_subjects_are() -> None:
+    issuer = {
+        "name": "corp",
+        "issuer": "https://id.example.com",
+        "consumer": ["a", "b.c"],
+        "scopes": [["realm_access", "roles"], "scope"],
+        "headers": {"X-Email": "email", "X-Tier": ["https://a.b"]},
+        "plan": "free",
+    }
+    consumer = {"name": "a", "subjects": {"corp": "x", "other": ["y", "z"]}}
+    document = {"version": 1, "issuers": [issuer], "consumers": [consumer]}
+    assert valid(SCHEMA, document)
+    assert valid(SCHEMA, encode(decode(document)))
+    issuer["consumer"] = 5
+    assert not valid(SCHEMA, document)
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.*ml")), ids=lambda path: path.name)
 def test_the_examples_are_valid(path: Path) -> None:
     assert valid(SCHEMA, documents.parse(path.read_text(), documents.format_of(path.name)))

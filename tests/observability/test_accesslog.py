@@ -304,7 +304,7 @@ def test_the_documentation_names_every_field() -> None:
     s = segment()
     recent = RecentRequests(1)
     write_record(
-        s, 0, trace_id=b"\x01" * 16, status=200, reason=60, fault=1, attempts=1, flags=127,
+        s, 0, trace_id=b"\x01" * 16, status=200, reason=60, fault=1, attempts=1, flags=1023,
         amount_micros=1, phases=dict.fromkeys(PHASE_NAMES, 1), **dict.fromkeys(TEXT_NAMES, "x"),
     )  # fmt: skip
     line = orjson.loads(LogDrain(s, recent=recent).drain(0))

@@ -12,14 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgate import __version__
+from fastgate._core.reason import Reason
 from fastgate._core.shared.segment import Segment
 from fastgate._core.testing.log_records import write_numbered
 from fastgate._core.testing.worker_counts import count_request, count_worker
-from fastgate.errors import REASONS
+from fastgate.errors import OWN_STATUS, REASONS
 from fastgate.observability import metrics as module
 from fastgate.observability.accesslog import AccessLog
 from fastgate.observability.metrics import FAMILIES, Metrics, escape, process_memory
+from fastgate.runtime.control.acme import ACME_FAMILIES
+from fastgate.runtime.control.certificates import CERTIFICATE_FAMILIES
 from fastgate.runtime.control.gauges import MONEY_FAMILIES
+from fastgate.runtime.control.issuers import ISSUER_FAMILIES
 from fastgate.runtime.control.status_metrics import STATUS_FAMILIES
 
 ROWS = 6
@@ -99,7 +103,7 @@ def test_requests_by_route_status_and_reason() -> None:
     count_request(s, 0, 0, 299)
     count_request(s, 0, 1, 429, reason=60)
     count_request(s, 0, 1, 0, reason=100)
-    count_request(s, 0, 1, 500, reason=127)
+    count_request(s, 0, 1, 500, reason=160)
     count_request(s, 1, 2, 0)
     count_request(s, 1, 4_000_000_000, 404, reason=50)
     assert of(rendered(s), "fastgate_requests_total") == {
@@ -118,6 +122,8 @@ def test_each_reason_comes_with_its_status(reason: module.NamedTuple) -> None:
     s = segment(1)
     count_request(s, 0, 0, 0, reason=reason.number)
     status = str(reason.status) if reason.status else "none"
+    if reason.code in OWN_STATUS:
+        status = "configured"
     assert of(rendered(s), "fastgate_requests_total") == {("orders", status, reason.code): 1}
 
 
@@ -156,6 +162,21 @@ def test_bytes() -> None:
     samples = rendered(s)
     assert of(samples, "fastgate_request_bytes_total") == {("orders",): 15}
     assert of(samples, "fastgate_response_bytes_total") == {("orders",): 2**50 + 100}
+
+
+def test_faults_that_were_injected() -> None:
+    s = segment()
+    fault = int(Reason.FAULT_INJECTED)
+    count_request(s, 0, 0, 418, reason=fault, aborts=1, delays=1)
+    count_request(s, 1, 0, 200, delays=2)
+    count_request(s, 1, 1, 200)
+    samples = rendered(s)
+    assert of(samples, "fastgate_faults_injected_total") == {
+        ("orders", "delay"): 3,
+        ("orders", "abort"): 1,
+    }
+    # The status is the route's own, which the count by reason does not have.
+    assert of(samples, "fastgate_requests_total")["orders", "configured", "fault_injected"] == 1
 
 
 def test_routes_past_the_bound_and_routes_that_are_gone_are_the_other_one() -> None:
@@ -204,7 +225,9 @@ def test_workers_have_their_own_series() -> None:
         ("limiter_allowed", 50), ("limiter_refused", 5), ("quota_allowed", 40),
         ("quota_refused", 4), ("concurrency_refused", 3), ("upcalls", 11), ("polls", 13),
         ("upcalls_rejected", 14), ("tunnels", 15), ("ejections", 16),
-        ("streams", 17), ("streams_rejected", 18),
+        ("streams", 17), ("streams_rejected", 18), ("connections_refused", 23),
+        ("connections_uncounted", 24), ("handshakes_refused", 25), ("handshakes_dropped", 26),
+        ("bad_proxy_headers", 27),
     ):  # fmt: skip
         count_worker(s, 1, name, n)
     count_worker(s, 0, "upcall_lag", 3_000_000)
@@ -218,12 +241,18 @@ def test_workers_have_their_own_series() -> None:
         ("tunnels_total", 15), ("ejections_total", 16), ("polls_total", 13),
         ("streams_total", 17), ("streams_rejected_total", 18), ("upcalls", 21), ("streams", 22),
         ("worker_generation", 9), ("worker_starts_total", 2), ("worker_up", 1),
+        ("connections_uncounted_total", 24),
     ):  # fmt: skip
         assert of(samples, f"fastgate_{name}") == {("0",): 0, ("1",): value}, name
     decisions = of(samples, "fastgate_limit_decisions_total")
     assert {labels[1:]: n for labels, n in decisions.items() if labels[0] == "1"} == {
         ("rate", "allowed"): 50, ("rate", "refused"): 5, ("quota", "allowed"): 40,
         ("quota", "refused"): 4, ("concurrency", "refused"): 3,
+    }  # fmt: skip
+    refused = of(samples, "fastgate_connections_refused_total")
+    assert {labels[1:]: n for labels, n in refused.items() if labels[0] == "1"} == {
+        ("connections",): 23, ("handshakes",): 25, ("caps_handshakes",): 26,
+        ("proxy_protocol",): 27,
     }  # fmt: skip
     assert of(samples, "fastgate_generation") == {(): 10}
     assert of(samples, "fastgate_upcall_lag_seconds_count") == {(): 1}
@@ -281,9 +310,30 @@ def test_memory_is_shown_if_the_kernel_has_no_smaps_rollup(
     assert memory > 1 << 20
 
 
+def test_validations_are_shown_for_the_routes_that_have_any() -> None:
+    s = segment()
+    count_request(s, 0, 0, 200, validated=1)
+    count_request(s, 1, 0, 201, validated=1)
+    count_request(s, 1, 0, 400, reason=Reason.REQUEST_INVALID)
+    count_request(s, 0, 1, 200)
+    count_request(s, 0, 2, 400, reason=Reason.REQUEST_INVALID)
+    shown = {
+        dict(labels)["route"] + " " + dict(labels)["result"]: value
+        for (name, labels), value in parse(Metrics(s).render(NAMES)).items()
+        if name == "fastgate_validations_total"
+    }
+    assert shown == {
+        "orders passed": 2,
+        "orders refused": 1,
+        "static passed": 0,
+        "static refused": 1,
+    }
+
+
 def test_everything_has_help_and_a_type_and_nothing_undeclared_comes() -> None:
     s = segment()
-    count_request(s, 0, 0, 200, gateway_ns=5, total_ns=5, upstream_ns=5)
+    count_request(s, 0, 0, 200, gateway_ns=5, total_ns=5, upstream_ns=5, delays=1)
+    count_request(s, 0, 0, 400, reason=Reason.REQUEST_INVALID)
     count_worker(s, 0, "upcall_lag", 5)
     s.worker_row(0).pid = os.getpid()
     s.worker_row(0).heartbeat_ns = 1
@@ -308,7 +358,14 @@ def test_the_processes_are_this_one_and_its_parent() -> None:
 def test_the_documentation_names_every_metric() -> None:
     page = Path(__file__).parents[2] / "docs" / "observability.md"
     rows = re.findall(r"^\| `(fastgate_\w+)` \| (\w+) \|", page.read_text(), re.M)
-    families = [*FAMILIES, *STATUS_FAMILIES, *MONEY_FAMILIES]
+    families = [
+        *FAMILIES,
+        *STATUS_FAMILIES,
+        *CERTIFICATE_FAMILIES,
+        *ACME_FAMILIES,
+        *ISSUER_FAMILIES,
+        *MONEY_FAMILIES,
+    ]
     assert rows == [(family.name, family.type) for family in families]
 
 

@@ -47,6 +47,13 @@ HOLES = {
     "6": "30 November 2026, 00:00 UTC",
     "7": "30 seconds",
     "8": "100 requests a minute for each consumer",
+    "9": "503",
+    "0": "We are back at noon.",
+    "=": '[{"pointer":"/count","detail":"must be at least 1"}]',
+    "@": "1",
+    ";": "2026-11-30T12:00:00Z",
+    ":": "2026-11-30T12:00:05Z",
+    "?": "orders:read",
     "G": "a" * 38,
     "H": "http://api.example.com",
 }
@@ -60,7 +67,7 @@ def fill(template: bytes, sections: str = "") -> bytes:
     def section(match: re.Match[bytes]) -> bytes:
         return match[2] if match[1].decode() in sections else b""
 
-    inner = rb"\x01([a-z])((?:[^\x01]|\x01[A-Z0-9])*)\x01\."  # sections may stand within others
+    inner = rb"\x01([a-z])((?:[^\x01]|\x01[^a-z.])*)\x01\."  # sections may stand within others
     shown = template
     while re.search(inner, shown):
         shown = re.sub(inner, section, shown)
@@ -187,10 +194,11 @@ def test_filled_in_it_is_a_valid_answer(refusal: Refusal) -> None:
     headers = dict(response.headers)
     assert headers[b"content-type"] == b"application/problem+json"
     assert headers[b"cache-control"] == b"no-store"
-    assert (b"www-authenticate" in headers) == (refusal.status == 401)
     assert (b"allow" in headers) == (refusal.status == 405)
     problem = json.loads(bytes(data.data))
     reason = REASON_BY_NUMBER[refusal.number]
+    challenged = refusal.status == 401 or reason.code == "insufficient_scope"
+    assert (b"www-authenticate" in headers) == challenged
     assert problem["type"] == f"urn:fastgate:reason:{reason.code}"
     assert problem["reason"] == reason.code
     assert problem["status"] == refusal.status

@@ -80,3 +80,9 @@ async def test_one_that_cannot_be_had_does_not_take_the_others_with_it(module: s
     assert await handlers[1](None) == "hello"  # type: ignore[func-returns-value]
     with pytest.raises(HandlerError, match="has no absent"):
         await handlers[0](None)
+
+
+def test_an_error_does_not_show_the_description_behind_a_validators_settings(module: str) -> None:
+    _, (problem,) = resolve_all([f"{module}:Greeter twelve\n{'x' * 100_000}"])
+    assert problem.about == f"{module}:Greeter twelve"
+    assert len(problem.error) < 100_200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from proxykit import LOCAL, binary
 
 from fastgate.model.codec import decode
 from fastgate.model.gateway import Upstream
@@ -46,6 +48,7 @@ def check(address: Any = ("127.0.0.1", 1), **more: Any) -> Check:
 
 class Row:
     health = UNKNOWN
+    started_ns = 0
 
 
 def naive(results: list[bool], down: int, up: int) -> int:
@@ -78,6 +81,8 @@ async def answering(answer: bytes) -> AsyncIterator[tuple[tuple[str, int], list[
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n\r\n"))
+        if asked[-1] == b"\r\n\r\n":  # the beginning of a PROXY header
+            asked[-1] += await reader.readexactly(12) + await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
         writer.close()
 
@@ -111,6 +116,29 @@ async def test_a_check_has_the_fields_it_is_given() -> None:
         "",
         "",
     ]
+
+
+@pytest.mark.parametrize(
+    ("version", "header"),
+    [("v1", b"PROXY UNKNOWN\r\n"), ("v2", binary(command=LOCAL)), (None, b"")],
+)
+async def test_a_check_begins_with_the_header_that_the_target_expects(
+    version: str | None, header: bytes
+) -> None:
+    document = {"name": "u", "targets": ["http://10.0.0.1:9000"], "proxy_protocol": version}
+
+    def header_of(**health: Any) -> bytes:
+        upstream = decode({**document, "health": {"path": "/", **health}}, Upstream)
+        target = {"name": b"http://10.0.0.1:9000"}
+        found = check_of(upstream, target, socket.AF_INET, ("10.0.0.1", 9000))
+        assert found is not None
+        return found.proxy_header
+
+    assert header_of() == header
+    assert header_of(port=9100) == b""
+    async with answering(b"HTTP/1.1 204 No Content\r\n\r\n") as (address, asked):
+        await ask(check(address, proxy_header=header_of()))
+    assert asked[0].startswith(header + b"GET /healthz?deep=1 HTTP/1.1\r\n")
 
 
 def checked(upstream_host: str = "target", /, **health: Any) -> Check:
@@ -223,10 +251,23 @@ async def test_the_row_follows_the_checks() -> None:
     checks.update([(1, check(), row)])
     await scripted.after(5)
     assert row.health == UNHEALTHY
+    assert row.started_ns == 0
+    began = time.monotonic_ns()
     await scripted.after(8)
     assert row.health == HEALTHY
+    assert began <= row.started_ns <= time.monotonic_ns()
     await checks.stop()
     assert row.health == HEALTHY
+
+
+async def test_a_target_that_was_never_unhealthy_does_not_start() -> None:
+    scripted = Scripted(lambda n: n > 2)
+    row = Row()
+    checks = HealthChecks(scripted)
+    checks.update([(1, check(), row)])
+    await scripted.after(5)
+    assert (row.health, row.started_ns) == (HEALTHY, 0)
+    await checks.stop()
 
 
 async def test_a_target_that_is_no_longer_checked_does_not_stay_unhealthy() -> None:
@@ -238,6 +279,7 @@ async def test_a_target_that_is_no_longer_checked_does_not_stay_unhealthy() -> N
     assert row.health == UNHEALTHY
     checks.update([])
     assert row.health == UNKNOWN
+    assert row.started_ns > 0  # it can be used again
     await checks.stop()
 
 

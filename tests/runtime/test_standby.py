@@ -30,11 +30,11 @@ class Engine:
         self.fds: dict[int, str] = {}
         self.full = False
 
-    def listen(self, fd: int, name: str) -> None:
+    def listen(self, fd: int, key: str) -> None:
         if self.full:
             raise ValueError("a worker has at most 0 listeners")
         assert fd not in self.fds
-        self.fds[fd] = name
+        self.fds[fd] = key
 
     def unlisten(self, fd: int) -> None:
         del self.fds[fd]

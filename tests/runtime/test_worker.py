@@ -17,27 +17,37 @@ from waitkit import readable
 from fastgate._core.shared.credentials import CredentialIndex
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import Snapshot
+from fastgate._core.tls import keyring
+from fastgate._core.tls.keyring import Keyring
 from fastgate.config.compiler import compile_gateway
 from fastgate.config.slots import SlotBook
+from fastgate.errors import KeyringError
 from fastgate.model import codec
 from fastgate.runtime.supervisor.process import spawn
 from fastgate.runtime.wire.channel import Channel, socket_pair
 from fastgate.runtime.wire.messages import (
     Abort,
+    Answered,
     Commit,
     FromWorker,
+    KeyringInstalled,
     Listener,
     Peers,
     Prepare,
     Prepared,
+    Problem,
+    Question,
+    QuestionKind,
     Serving,
     UseCredentials,
+    UseKeyring,
 )
 from fastgate.runtime.wire.plan import WorkerStart
 from fastgate.runtime.worker.worker import Worker
 
 PATIENCE = 60.0
-UNSERVABLE = 13
+UNSERVABLE, UNUSABLE = 13, 14
+PUZZLING = 15  # with an index of this epoch, requests need what only control has
 
 
 class MemoEngine:
@@ -46,6 +56,8 @@ class MemoEngine:
     def __init__(self, notes: int, busy: int) -> None:
         self._notes = notes
         self._busy = busy
+        self.on_questions: Any = None
+        self._questions: list[tuple[QuestionKind, int, str]] = []
 
     def note(self, what: str, **more: Any) -> None:
         os.write(self._notes, json.dumps({"what": what, **more}).encode() + b"\n")
@@ -57,8 +69,8 @@ class MemoEngine:
     def run_in(self, loop: asyncio.AbstractEventLoop) -> None:
         assert loop.is_running() is False
 
-    def listen(self, fd: int, name: str) -> None:
-        self.note("listen", name=name, port=socket.socket(fileno=os.dup(fd)).getsockname()[1])
+    def listen(self, fd: int, key: str) -> None:
+        self.note("listen", key=key, port=socket.socket(fileno=os.dup(fd)).getsockname()[1])
 
     def unlisten(self, fd: int) -> None:
         self.note("unlisten", port=socket.socket(fileno=os.dup(fd)).getsockname()[1])
@@ -68,8 +80,32 @@ class MemoEngine:
             raise RuntimeError("this one cannot be installed")
         self.note("install", generation=snapshot.generation, handlers=len(handlers))
 
+    def check_keyring(self, keyring: Keyring) -> None:
+        if keyring.serial == UNUSABLE:
+            raise KeyringError("this one cannot be used")
+
+    def set_keyring(self, keyring: Keyring) -> None:
+        self.check_keyring(keyring)
+        self.note("keyring", serial=keyring.serial)
+
     def set_credentials(self, index: CredentialIndex) -> None:
         self.note("credentials", epoch=index.epoch)
+        if index.epoch == PUZZLING:
+            self._questions = [("keys", 1 << 63, "k1"), ("subject", 7, "Jürgen")]
+            self.on_questions()
+
+    def take_questions(self) -> list[tuple[QuestionKind, int, str]]:
+        taken, self._questions = self._questions, []
+        return taken
+
+    def answered(self, kind: QuestionKind, issuer: int, text: str) -> None:
+        self.note("answered", kind=kind, issuer=issuer, text=text)
+
+    def take_failed_tls(self) -> tuple[int, str, str, str]:
+        return 0, "", "", ""
+
+    def take_bad_headers(self) -> tuple[int, int, str, str]:
+        return 0, 0, "", ""
 
     def drain(self) -> None:
         self.note("drain")
@@ -87,10 +123,17 @@ def image(generation: int, handler: str = "asyncio:sleep") -> int:
     return compiled.fd
 
 
+def ring(serial: int) -> int:
+    """The descriptor of a keyring."""
+    return keyring.write(Keyring(serial=serial))
+
+
 class Running:
     """A worker in a process of its own; the test is its control."""
 
-    def __init__(self, start_with: int = 0, handler: str = "asyncio:sleep") -> None:
+    def __init__(
+        self, start_with: int = 0, handler: str = "asyncio:sleep", keyring_fd: int = -1
+    ) -> None:
         self.segment = Segment.create(1)
         self.row = self.segment.worker_row(0)
         theirs, ours = socket_pair()
@@ -106,6 +149,7 @@ class Running:
             generation=start_with,
             snapshot_fd=image(start_with, handler) if start_with else -1,
             credentials_fd=-1,
+            keyring_fd=keyring_fd,
             listeners=[(listener, self.sock)] if start_with else [],
             channel=theirs,
         )
@@ -140,15 +184,17 @@ class Running:
 
     def prepare(
         self, seq: int, generation: int, binds: list[str], sockets: dict[str, socket.socket],
-        handler: str = "asyncio:sleep",
+        handler: str = "asyncio:sleep", serial: int = 0,
     ) -> Any:  # fmt: skip
-        fd = image(generation, handler)
-        listen = [Listener(name=bind, bind=bind) for bind in sockets]
+        """serial: of the keyring that comes with it; 0: none."""
+        fds = [image(generation, handler)] + ([ring(serial)] if serial else [])
+        listen = [Listener(name=f"the {bind}", bind=bind) for bind in sockets]
         self.channel.send(
-            Prepare(seq=seq, generation=generation, binds=binds, listen=listen),
-            [fd, *(sock.fileno() for sock in sockets.values())],
+            Prepare(seq=seq, generation=generation, binds=binds, listen=listen, keyring=serial),
+            [*fds, *(sock.fileno() for sock in sockets.values())],
         )
-        os.close(fd)
+        for fd in fds:
+            os.close(fd)
         return self.heard()
 
     def wait(self) -> int:
@@ -180,7 +226,8 @@ def test_prepare_touches_nothing_and_commit_swaps(worker: Running) -> None:
         assert worker.row.generation == 0
         worker.channel.send(Commit(seq=1))
         assert worker.note("install") == {"what": "install", "generation": 5, "handlers": 1}
-        assert worker.note("listen")["port"] == sock.getsockname()[1]
+        note = worker.note("listen")
+        assert (note["port"], note["key"]) == (sock.getsockname()[1], "a")
         assert worker.heard() == Serving(seq=1, generation=5)
         assert worker.row.generation == 5
         assert worker.row.state_name == "serving"
@@ -239,10 +286,93 @@ def test_a_damaged_image_is_a_problem(worker: Running) -> None:
     assert [problem.about for problem in answer.problems] == ["snapshot"]
 
 
+def test_a_keyring_is_swapped_with_its_generation(worker: Running) -> None:
+    assert worker.prepare(1, 5, [], {}, serial=3) == Prepared(seq=1)
+    worker.channel.send(Commit(seq=1))
+    assert worker.note("keyring")["serial"] == 3
+    assert worker.note("install")["generation"] == 5
+    worker.heard()
+    worker.prepare(2, 6, [], {}, serial=4)
+    worker.channel.send(Abort(seq=2))
+    worker.prepare(3, 7, [], {})  # without one: the old one stays
+    worker.channel.send(Commit(seq=3))
+    assert worker.note("install")["generation"] == 7
+
+
+def test_a_keyring_comes_before_the_sockets(worker: Running) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        worker.prepare(1, 5, ["a"], {"a": sock}, serial=3)
+        worker.channel.send(Commit(seq=1))
+        worker.note("keyring")
+        worker.note("install")
+        assert worker.note("listen")["port"] == sock.getsockname()[1]
+
+
+def test_a_keyring_that_cannot_be_used_is_a_problem(worker: Running) -> None:
+    answer = worker.prepare(1, 5, [], {}, serial=UNUSABLE)
+    assert answer == Prepared(seq=1, problems=[Problem("keyring", "this one cannot be used")])
+    fds = [image(5), os.memfd_create("junk")]
+    worker.channel.send(Prepare(seq=2, generation=5, binds=[], listen=[], keyring=1), fds)
+    for fd in fds:
+        os.close(fd)
+    (problem,) = worker.heard().problems
+    assert problem.about == "keyring"
+    assert "is not sealed" in problem.error
+    worker.channel.send(Commit(seq=2))  # does nothing
+    assert worker.prepare(3, 6, [], {}, serial=4) == Prepared(seq=3)
+    worker.channel.send(Commit(seq=3))
+    assert worker.note("keyring")["serial"] == 4
+
+
+def use(worker: Running, serial: int, fd: int) -> KeyringInstalled:
+    worker.channel.send(UseKeyring(serial=serial), [fd])
+    os.close(fd)
+    answer: KeyringInstalled = worker.heard()
+    return answer
+
+
+def test_a_keyring_changes_alone(worker: Running) -> None:
+    assert use(worker, 8, ring(8)) == KeyringInstalled(serial=8)
+    assert worker.note("keyring")["serial"] == 8
+    refused = use(worker, UNUSABLE, ring(UNUSABLE))
+    assert refused == KeyringInstalled(serial=UNUSABLE, error="this one cannot be used")
+    assert "is not sealed" in use(worker, 9, os.memfd_create("junk")).error
+    assert use(worker, 10, ring(10)) == KeyringInstalled(serial=10)
+    assert worker.note("keyring")["serial"] == 10
+
+
+def test_one_that_replaces_a_dead_one_begins_with_the_keyring() -> None:
+    fd = ring(21)
+    worker = Running(start_with=9, keyring_fd=fd)
+    os.close(fd)
+    try:
+        assert worker.note("keyring")["serial"] == 21
+        assert worker.note("install")["generation"] == 9
+    finally:
+        worker.end()
+
+
 def test_credentials_are_taken_over(worker: Running) -> None:
     index = CredentialIndex.create(epoch=77)
     worker.channel.send(UseCredentials(), [index.fd])
     assert worker.note("credentials")["epoch"] == 77
+
+
+def test_questions_go_to_control_and_answers_to_the_engine(worker: Running) -> None:
+    """The id of an issuer has 64 bits. A question without an answer is sent again."""
+    index = CredentialIndex.create(epoch=PUZZLING)
+    worker.channel.send(UseCredentials(), [index.fd])
+    assert worker.note("credentials")
+    keys = Question(kind="keys", issuer=1 << 63, text="k1")
+    subject = Question(kind="subject", issuer=7, text="Jürgen")
+    assert [worker.heard(), worker.heard()] == [keys, subject]
+    worker.channel.send(Answered(kind="keys", issuer=1 << 63, text="k1", ok=True))
+    assert worker.note("answered") == {
+        "what": "answered", "kind": "keys", "issuer": 1 << 63, "text": "k1",
+    }  # fmt: skip
+    assert worker.heard() == subject
+    worker.channel.send(Answered(kind="subject", issuer=7, text="Jürgen"))
+    assert worker.note("answered")["text"] == "Jürgen"
 
 
 def test_one_that_replaces_a_dead_one_serves_without_control() -> None:

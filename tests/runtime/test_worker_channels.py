@@ -10,20 +10,24 @@ from typing import Any
 
 import pytest
 
-from fastgate.errors import ApplyError, ConfigurationError
+from fastgate.errors import ApplyError, ConfigurationError, KeyringError
 from fastgate.runtime.control import worker_channels
-from fastgate.runtime.control.worker_channels import Image, WorkerChannels
+from fastgate.runtime.control.worker_channels import Image, SealedKeyring, WorkerChannels
 from fastgate.runtime.wire.channel import Channel, ChannelClosed, socket_pair
 from fastgate.runtime.wire.messages import (
     Abort,
+    Answered,
     Commit,
+    KeyringInstalled,
     Listener,
     Prepare,
     Prepared,
     Problem,
+    Question,
     Serving,
     ToWorker,
     UseCredentials,
+    UseKeyring,
 )
 
 
@@ -38,6 +42,8 @@ class FakeWorker:
         self.silent_after_prepare = False
         self.heard: list[Any] = []
         self.listening: list[str] = []
+        self.keyring = 0  # serial of the one it uses
+        self.keyring_error = ""
         self._prepared: Prepare | None = None
         self._changed = asyncio.Event()
         theirs, self.control_end = socket_pair()
@@ -67,8 +73,17 @@ class FakeWorker:
         elif isinstance(message, Commit) and (prepared := self._prepared) is not None:
             assert message.seq == prepared.seq
             self.serves = prepared.generation
+            self.keyring = prepared.keyring or self.keyring
             self.listening += [each.bind for each in prepared.listen]
             self._channel.send(Serving(seq=message.seq, generation=self.serves))
+        elif isinstance(message, UseKeyring):
+            if not self.keyring_error:
+                self.keyring = message.serial
+            answer = KeyringInstalled(serial=message.serial, error=self.keyring_error)
+            self._channel.send(answer)
+
+    def ask(self, question: Question) -> None:
+        self._channel.send(question)
 
     def hold(self) -> None:
         """Read nothing, as a stopped process."""
@@ -112,12 +127,14 @@ class Rig:
             worker.control_end,
             generation=worker.serves,
             binds=binds or set(),
+            keyring=worker.keyring,
         )
 
-    async def install(self, generation: int, *binds: str) -> None:
+    async def install(self, generation: int, *binds: str, keyring: int = 0) -> None:
         sockets = {bind: [socket.socket() for _ in self.workers] for bind in binds}
         listeners = [Listener(name=bind, bind=bind) for bind in binds]
-        image = Image(generation, os.memfd_create("image"), listeners, sockets)
+        ring = SealedKeyring(keyring, os.memfd_create("keyring")) if keyring else None
+        image = Image(generation, os.memfd_create("image"), listeners, sockets, ring)
 
         async def keep() -> None:
             self.kept.append(generation)
@@ -128,6 +145,13 @@ class Rig:
             for each in sockets.values():
                 for sock in each:
                     sock.close()
+
+    async def use_keyring(self, serial: int) -> None:
+        await self.channels.use_keyring(SealedKeyring(serial, os.memfd_create("keyring")))
+
+    @property
+    def keyrings(self) -> list[int]:
+        return [worker.keyring for worker in self.workers]
 
     @property
     def serves(self) -> list[int]:
@@ -298,3 +322,126 @@ async def test_nothing_is_left_open() -> None:
     for worker in rig.workers:
         worker.die()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ---- keyrings ---------------------------------------------------------------------------
+
+
+async def test_a_keyring_comes_with_its_generation(rig: Rig) -> None:
+    await rig.install(1, keyring=7)
+    assert rig.keyrings == [7, 7, 7]
+    await rig.install(2)  # no other one: nothing is sent again
+    assert [worker.heard[-2].keyring for worker in rig.workers] == [0, 0, 0]
+    assert rig.keyrings == [7, 7, 7]
+
+
+async def test_a_keyring_of_a_generation_that_is_refused_is_forgotten(rig: Rig) -> None:
+    await rig.install(1, keyring=7)
+    rig.workers[1].problems = [Problem("keyring", "a key cannot be parsed")]
+    with pytest.raises(ConfigurationError, match=r"^a key cannot be parsed$"):
+        await rig.install(2, keyring=8)
+    assert rig.keyrings == [7, 7, 7]
+    rig.workers[1].problems = []
+    await rig.install(3, keyring=8)  # it is sent again
+    assert rig.keyrings == [8, 8, 8]
+
+
+async def test_a_keyring_changes_alone(rig: Rig) -> None:
+    await rig.install(1, keyring=7)
+    await rig.use_keyring(8)
+    assert rig.keyrings == [8, 8, 8]
+    assert rig.serves == [1, 1, 1]
+
+
+async def test_new_workers_get_the_current_keyring(rig: Rig) -> None:
+    """With the generation if they need it too; alone if the supervisor had an older one."""
+    await rig.install(1, keyring=7)
+    await rig.use_keyring(8)
+    for index, (serves, has) in enumerate(((0, 0), (1, 7), (1, 8))):
+        rig.workers[index].die()
+        worker = rig.workers[index] = FakeWorker(index, serves=serves)
+        worker.keyring = has
+        rig.join(worker)
+    await rig.install(2)  # each has answered what came before
+    assert rig.keyrings == [8, 8, 8]
+    assert [worker.count(UseKeyring) for worker in rig.workers] == [0, 1, 0]
+    first = [message for message in rig.workers[0].heard if isinstance(message, Prepare)]
+    assert [message.keyring for message in first] == [8, 0]
+
+
+async def test_a_worker_that_cannot_use_a_keyring_is_said(rig: Rig) -> None:
+    rig.workers[2].keyring_error = "a certificate cannot be parsed"
+    with pytest.raises(KeyringError, match="a certificate cannot be parsed"):
+        await rig.use_keyring(5)
+    assert rig.keyrings == [5, 5, 0]
+    rig.workers[2].keyring_error = ""
+    await rig.use_keyring(6)
+    assert rig.keyrings == [6, 6, 6]
+
+
+async def test_a_worker_that_does_not_use_a_keyring_is_named(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_channels, "COMMIT_S", 0.05)
+    rig.workers[1].silent = True
+    with pytest.raises(ApplyError, match=r"worker 1 .* does not use the new certificates"):
+        await rig.use_keyring(5)
+
+
+async def test_a_worker_that_is_away_gets_the_keyring_when_it_is_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_channels, "LOOK_S", 0.01)
+    await rig.install(1)
+    rig.workers[2].hold()
+    rig.ages[2] = 5.0
+    async with asyncio.timeout(worker_channels.COMMIT_S / 2):
+        await rig.use_keyring(5)
+    assert rig.keyrings == [5, 5, 0]
+    rig.workers[2].go_on()
+    await rig.workers[2].until(1, UseKeyring)
+    assert rig.keyrings == [5, 5, 5]
+
+
+async def test_a_worker_that_dies_meanwhile_is_not_waited_for(rig: Rig) -> None:
+    await rig.install(1)
+    rig.workers[0].silent = True
+    using = asyncio.create_task(rig.use_keyring(5))
+    await rig.workers[0].until(1, UseKeyring)
+    rig.workers[0].die()
+    rig.channels.remove(0)
+    assert not using.done()  # its successor is waited for
+    worker = rig.workers[0] = FakeWorker(0, serves=1)
+    rig.join(worker)
+    await using
+    assert rig.keyrings == [5, 5, 5]
+
+
+# ---- questions --------------------------------------------------------------------------
+
+
+async def test_what_a_worker_asked_for_is_there_before_its_answer(rig: Rig) -> None:
+    """The keyring and the index come before the answer, on the same channel; only to who asked."""
+    await rig.install(1, keyring=7)
+    asked: list[tuple[int, Question]] = []
+    rig.channels.on_question = lambda *each: asked.append(each)
+    question = Question(kind="keys", issuer=1 << 63, text="k1")
+    rig.workers[1].ask(question)
+    await rig.use_keyring(8)  # each worker has answered, so the question before it has come
+    assert asked == [(1, question)]
+    rig.channels.use_credentials(os.memfd_create("index"))
+    answer = Answered(kind="keys", issuer=1 << 63, text="k1", ok=True)
+    rig.channels.answer(1, answer)
+    await rig.workers[1].until(1, Answered)
+    assert [type(each) for each in rig.workers[1].heard[-3:]] == [
+        UseKeyring, UseCredentials, Answered,
+    ]  # fmt: skip
+    assert rig.workers[1].heard[-1] == answer
+    assert rig.workers[0].count(Answered) == 0
+
+
+async def test_an_answer_for_a_worker_that_is_gone(rig: Rig) -> None:
+    await rig.install(1)
+    rig.channels.remove(2)
+    rig.channels.answer(2, Answered(kind="subject", issuer=1, text="x"))
+    rig.channels.answer(9, Answered(kind="subject", issuer=1, text="x"))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastgate.store.cache import (
     MAGIC,
+    MAGICS,
     SLACK,
     ConsumerRecord,
     CredentialCache,
     GoneRecord,
     KeyRecord,
+    TokenRecord,
 )
 
 _records = st.lists(
@@ -35,7 +40,10 @@ _records = st.lists(
             st.text(max_size=8),
             st.integers(0, 2**40),
             st.integers(0, 2**40),
+            st.sampled_from(["key", "subject"]),
+            st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=2),
         ),
+        st.builds(TokenRecord, st.binary(min_size=32, max_size=32), st.integers(0, 2**40)),
         st.builds(GoneRecord, st.text(max_size=8)),
     ),
     max_size=12,
@@ -137,3 +145,34 @@ def test_a_cache_that_cannot_follow_is_removed(
     cache.append([GoneRecord("a")])
     assert CredentialCache(path).load() == [GoneRecord("a")]
     cache.close()
+
+
+def _old_frame(fields: list[object]) -> bytes:
+    payload = msgspec.msgpack.encode(fields)
+    return struct.pack("<II", len(payload), zlib.crc32(payload)) + payload
+
+
+def test_a_file_of_version_1_is_read_and_becomes_one_of_this_version(tmp_path: Path) -> None:
+    """Its keys have no kind. What is appended is not mixed with it."""
+    path = tmp_path / "credentials.cache"
+    consumer = ["c", "con_1", "acme", None, "free", False, {}]
+    key = ["k", b"d" * 32, "crd_1", "con_1", 0, 7]
+    path.write_bytes(MAGICS[1] + _old_frame(consumer) + _old_frame(key))
+    cache = CredentialCache(path)
+    records = cache.load()
+    assert records == [
+        ConsumerRecord("con_1", "acme", None, "free", False),
+        KeyRecord(b"d" * 32, "crd_1", "con_1", 0, 7, "key", {}),
+    ]
+    assert path.read_bytes().startswith(MAGIC)
+    revoked = TokenRecord(b"t" * 32, 9)
+    cache.append([revoked])
+    cache.close()
+    assert CredentialCache(path).load() == [*records, revoked]
+
+
+def test_a_file_of_another_version_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "credentials.cache"
+    path.write_bytes(b"FGCRED9\n" + _old_frame(["g", "con_1"]))
+    assert CredentialCache(path).load() == []
+    assert not path.exists()

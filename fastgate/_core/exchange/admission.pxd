@@ -1,20 +1,10 @@
-"""admission: who calls, and whether they may: credentials, address lists, limits."""
-from libc.stdint cimport uint8_t, uint32_t
-
+"""admission: whether the caller may: address lists, limits."""
 from fastgate._core.shared.cells cimport decision
-from fastgate._core.shared.consumer_row cimport consumer_row
-from fastgate._core.shared.credentials cimport credential_entry
 from fastgate._core.snapshot.snapshot cimport limit_rec, plan_rec, table_ref
 from fastgate._core.state cimport core, exchange
 
 cdef int address_allowed(exchange *e, table_ref rules) noexcept nogil     # 1 or 0
-cdef int address_matches(exchange *e, table_ref rules, const uint8_t *address) noexcept nogil
 cdef int admit_address(core *c, exchange *e) noexcept nogil               # 0, or the Reason
-cdef int authenticate(core *c, exchange *e) noexcept nogil                # 0, or the Reason
-cdef int admit_caller(core *c, exchange *e, int found, const consumer_row *row,
-                      const credential_entry *entry) noexcept nogil       # 0, or the Reason
-    # Admit the caller after a lookup of the key. found: 0, or why the key is refused; entry NULL: there is no key.
-cdef int includes_service(exchange *e) noexcept nogil                     # 0, or the Reason
 cdef const plan_rec *plan_of(exchange *e) noexcept nogil                  # the plan in force; NULL: none
 cdef int limit_take(core *c, exchange *e, const limit_rec *l, decision *d) noexcept nogil
     # Take from one limit. Returns 0, or the Reason; then everything taken before is given back.

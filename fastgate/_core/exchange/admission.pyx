@@ -1,4 +1,4 @@
-"""admission: who calls, and whether they may: credentials, address lists, limits.
+"""admission: whether the caller may: address lists, limits. Who calls: authentication.pyx.
 
 The order, and what remains after a refusal:
 
@@ -14,50 +14,29 @@ If the consumer has its own numbers for a limit, those apply (`in_force`).
 
 All state is in the shared segment. No state here belongs to one worker.
 """
-from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcmp
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastgate._core.http.head cimport field, named
 from fastgate._core.shared.cells cimport address_hash, hash_bytes, limit_key, mix_key
-from fastgate._core.exchange.charging cimport charge_access
 from fastgate._core.shared.concurrency cimport concurrency_enter, concurrency_leave
-from fastgate._core.shared.consumer_row cimport OVERRIDES, limit_override, overrides_of
-from fastgate._core.shared.credentials cimport KEY_MAX
-from fastgate._core.exchange.key_places cimport find_key
+from fastgate._core.shared.consumer_row cimport OVERRIDES, limit_override
 from fastgate._core.shared.limiter cimport limiter_give_back, limiter_take
 from fastgate._core.shared.quota cimport quota_give_back, quota_take
 from fastgate._core.reason cimport (
-    CONCURRENCY_LIMITED, CREDENTIAL_MISSING, CREDENTIAL_UNKNOWN, NOT_SUBSCRIBED, QUOTA_EXHAUSTED, QUOTA_EXHAUSTED_UPGRADE,
-    RATE_LIMITED)
+    CONCURRENCY_LIMITED, QUOTA_EXHAUSTED, QUOTA_EXHAUSTED_UPGRADE, RATE_LIMITED)
+from fastgate._core.snapshot.addresses cimport address_matches
 from fastgate._core.snapshot.snapshot cimport (
-    AUTH_OPTIONAL, BY_ADDRESS, BY_CONSUMER, BY_CREDENTIAL, BY_HEADER, BY_PLAN, BY_ROUTE, BY_SERVICE,
-    LIMIT_CONCURRENCY, LIMIT_OFFER_UPGRADE, LIMIT_QUOTA, LIMIT_RATE, NONE32, address_rule, auth_rec,
-    snap_auth, snap_str, snap_table, str_ref)
+    BY_ADDRESS, BY_CONSUMER, BY_CREDENTIAL, BY_HEADER, BY_PLAN, BY_ROUTE, BY_SERVICE,
+    LIMIT_CONCURRENCY, LIMIT_OFFER_UPGRADE, LIMIT_QUOTA, LIMIT_RATE, address_rule,
+    snap_str, snap_table, str_ref)
 from fastgate._core.state cimport MAX_TAKEN
 
 
 # ---- addresses ----------------------------------------------------------------------------
 
-cdef int address_matches(exchange *e, table_ref rules, const uint8_t *address) noexcept nogil:
-    """Index + 1 of the first rule whose network contains the address; 0: none."""
-    cdef const address_rule *r = <const address_rule *>snap_table(e.snap, rules)
-    cdef uint32_t i, whole
-    cdef uint8_t mask
-    for i in range(rules.count):
-        whole = r[i].prefix >> 3
-        if memcmp(r[i].address, address, whole) != 0:
-            continue
-        if r[i].prefix & 7:
-            mask = <uint8_t>(0xff00 >> (r[i].prefix & 7))
-            if (r[i].address[whole] ^ address[whole]) & mask:
-                continue
-        return <int>i + 1
-    return 0
-
-
 cdef int address_allowed(exchange *e, table_ref rules) noexcept nogil:
     cdef const address_rule *r = <const address_rule *>snap_table(e.snap, rules)
-    cdef int hit = address_matches(e, rules, e.client)
+    cdef int hit = address_matches(e.snap, rules, e.client)
     cdef uint32_t i
     if hit:
         return r[hit - 1].allow
@@ -65,58 +44,6 @@ cdef int address_allowed(exchange *e, table_ref rules) noexcept nogil:
         if r[i].allow:
             return 0                     # a list that allows some addresses denies the rest
     return 1
-
-
-# ---- credentials --------------------------------------------------------------------------
-
-cdef int authenticate(core *c, exchange *e) noexcept nogil:
-    cdef const auth_rec *a
-    cdef const consumer_row *row = NULL
-    cdef const credential_entry *entry = NULL
-    cdef const char *key
-    cdef char room[KEY_MAX]
-    cdef uint32_t length = 0, i
-    cdef int result
-    if e.policy.auth == NONE32:
-        return 0
-    a = snap_auth(e.snap, e.policy.auth)
-    key = find_key(e, a, room, &length)
-    if key is NULL:
-        return 0 if a.flags & AUTH_OPTIONAL else CREDENTIAL_MISSING
-    if c.credentials is NULL:
-        return CREDENTIAL_UNKNOWN
-    result = c.lookup(c.credentials, key, length, (<int64_t>c.loop.now + c.unix_offset) // 1000000000,
-                      &e.down.key, &row, &entry)
-    return admit_caller(c, e, result, row, entry)
-
-
-cdef int admit_caller(core *c, exchange *e, int found, const consumer_row *row,
-                      const credential_entry *entry) noexcept nogil:
-    if found != 0:
-        if row is not NULL:
-            e.consumer = row[0]          # for the log: whose key it was
-        return found
-    e.consumer = row[0]
-    e.overrides = overrides_of(row)
-    e.has_consumer = 1
-    if entry is not NULL:
-        e.credential = entry.identity
-        e.key_spending = entry.spending
-    found = charge_access(c, e)
-    return found if found != 0 else includes_service(e)
-
-
-cdef int includes_service(exchange *e) noexcept nogil:
-    """0 if the caller's plan includes the route's service, else the Reason."""
-    cdef const uint32_t *plans
-    cdef uint32_t i
-    if e.service is not NULL and e.service.plans.count != 0:
-        plans = <const uint32_t *>snap_table(e.snap, e.service.plans)
-        for i in range(e.service.plans.count):
-            if plans[i] == e.consumer.plan:
-                return 0
-        return NOT_SUBSCRIBED
-    return 0
 
 
 # ---- limits ---------------------------------------------------------------------------------
@@ -140,7 +67,7 @@ cdef uint64_t header_values(exchange *e, const limit_rec *l) noexcept nogil:
 
 
 cdef uint64_t key_of(exchange *e, const limit_rec *l) noexcept nogil:
-    cdef uint8_t scope = l.scope
+    cdef uint32_t scope = l.scope
     return limit_key(
         mix_key(l.identity, header_values(e, l)) if scope & BY_HEADER else l.identity,
         address_hash(e.client) if scope & BY_ADDRESS else 0,

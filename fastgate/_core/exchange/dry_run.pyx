@@ -24,23 +24,26 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from fastgate._core.exchange.admission cimport (
-    admit, admit_address, admit_caller, admit_undo, authenticate, by_address_alone, in_force, includes_service,
-    limit_take, plan_of)
+    admit, admit_address, admit_undo, by_address_alone, in_force, limit_take, plan_of)
+from fastgate._core.exchange.authentication cimport authenticate
+from fastgate._core.exchange.caller cimport admit_caller, includes_service
 from fastgate._core.platform.atomics cimport fg_load, fg_store
 from fastgate._core.shared.cells cimport cells_of_limiter, cells_of_quota, decision
 from fastgate._core.shared.clock cimport window_offset
 from fastgate._core.exchange.charging cimport (
     SPENDING_LIMITS, charge_access, charge_open, charge_settle, spending_cell, spending_limit, spending_limit_of)
+from fastgate._core.exchange.maintenance cimport closed_for_maintenance
 from fastgate._core.shared.counters cimport counters_worker
 from fastgate._core.shared.consumer_row cimport CONSUMER_SUSPENDED_FLAG, cap_micros, cap_period
-from fastgate._core.shared.credentials cimport CredentialIndex, credential_find
+from fastgate._core.shared.credentials cimport CredentialIndex
+from fastgate._core.shared.lookup cimport credential_find, credential_of
 from fastgate._core.money.layout cimport rows_scan
 from fastgate._core.shared.quota cimport quota_peek
 from fastgate._core.reason cimport CONSUMER_SUSPENDED, SPENDING_LIMIT_REACHED
 from fastgate._core.snapshot.snapshot cimport (
     BY_ADDRESS, BY_CREDENTIAL, BY_HEADER, BY_ROUTE, BY_SERVICE, LIMIT_CONCURRENCY, LIMIT_QUOTA, LIMIT_RATE,
-    NONE32, plan_rec, snap_policy, snap_route, snap_service, snap_str, snap_table)
-from fastgate._core.state cimport lookup_fn
+    NONE32, ROUTE_MAINTENANCE, plan_rec, snap_policy, snap_route, snap_service, snap_str, snap_table)
+from fastgate._core.state cimport digest_fn, lookup_fn
 from fastgate._core.platform.sys cimport boottime_ns, monotonic_ns, realtime_ns
 from fastgate._core.snapshot.currency cimport currency_text
 from fastgate._core.shared.layout cimport ACCOUNT_LIMITS, SUBSCRIPTIONS
@@ -140,6 +143,7 @@ cdef class DryRun:
         c.limiter = cells_of_limiter(c.segment)
         c.quota = cells_of_quota(c.segment)
         c.lookup = <lookup_fn><void *>credential_find
+        c.lookup_digest = <digest_fn><void *>credential_of
         if money is not None:
             self.money = money.private_copy(self.segment)
             c.money = self.money.worker_view(0)
@@ -237,7 +241,10 @@ cdef class DryRun:
         cdef exchange *e = self.e
         cdef int reason = 0
         if e.policy is not NULL:
-            reason = admit_address(c, e)
+            if e.policy.flags & ROUTE_MAINTENANCE:
+                reason = closed_for_maintenance(e)
+            if reason == 0:
+                reason = admit_address(c, e)
         if reason == 0 and shown:
             reason = admit_caller(c, e, found, row, entry)
         elif reason == 0 and e.policy is not NULL:

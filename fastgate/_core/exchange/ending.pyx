@@ -16,27 +16,32 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
 
 from fastgate._core.exchange.admission cimport admit_settle
+from fastgate._core.exchange.asking cimport stop_asking
 from fastgate._core.exchange.charging cimport charge_abandoned, charge_settle
+from fastgate._core.exchange.fault cimport fault_status
 from fastgate._core.shared.counters cimport count_outcome, counters_route, observe
 
 from fastgate._core.http.head cimport F_USER_AGENT, HTTP_1_0, field, field_of, has_field
 from fastgate._core.exchange.intake cimport mark
 from fastgate._core.exchange.key_places cimport loggable_query
 from fastgate._core.shared.log_ring cimport (
-    LOG_ABORTED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, PHASE_LOG, PHASE_SETTLE, TEXT_CONSUMER, TEXT_HOST,
-    TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_QUERY, TEXT_ROUTE, TEXT_TARGET, TEXT_USER_AGENT, log_record,
+    LOG_ABORTED, LOG_CERTIFICATE, LOG_HTTP_1_0, LOG_KEEP_ALIVE, LOG_TLS, PHASE_LOG, PHASE_SETTLE, TEXT_CONSUMER,
+    TEXT_HOST, TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_QUERY, TEXT_ROUTE, TEXT_TARGET, TEXT_USER_AGENT, log_record,
     log_text, logring_commit, logring_reserve)
 from fastgate._core.io.transport cimport conn_drained
 from fastgate._core.reason cimport (
-    CLIENT_CLOSED, CLIENT_TIMEOUT, DRAINING, INTERNAL_ERROR, OVERLOADED, REASON_NONE, RESPONSE_TRUNCATED, TUNNEL_CLOSED)
+    CLIENT_CLOSED, CLIENT_TIMEOUT, DRAINING, FAULT_INJECTED, OVERLOADED, REASON_NONE, REQUEST_INVALID, RESPONSE_TRUNCATED,
+    TUNNEL_CLOSED, failed_here)
 from fastgate._core.exchange.refusal cimport start_refusal
 from fastgate._core.exchange.snapshot_ref cimport leave_snapshot
+from fastgate._core.exchange.subrequest cimport sub_drop
 from fastgate._core.snapshot.snapshot cimport LOG_QUERY, NONE32, ROUTE_LOG_OFF, refusal_rec, snap_str, snap_table
 from fastgate._core.state cimport (
-    CALL_REQUEST_DONE, CALL_SEND, EX_ABORTED, EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_ENDED,
+    CALL_REQUEST_DONE, CALL_SEND, EX_ABORTED, EX_CERTIFIED, EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_ENDED,
     EX_KEEP_ALIVE, EX_METERED, EX_OWED, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED,
     EX_SUSPENDED, EX_TUNNEL, EX_WAKE, WAKE_GONE, core)
 from fastgate._core.platform.sys cimport monotonic_ns
+from fastgate._core.tokens.verdicts cimport verdict_let_go
 from fastgate._core.upstream.call cimport call_abort
 
 
@@ -63,7 +68,7 @@ cdef void exchange_refuse(exchange *e, int reason) noexcept nogil:
         return
     r = <const refusal_rec *>snap_table(e.snap, e.snap.refusals) + reason
     e.reason = <uint16_t>reason
-    e.status = <uint16_t>r.status
+    e.status = <uint16_t>r.status if reason != FAULT_INJECTED else fault_status(e)
     e.flags |= EX_REFUSED
     if r.close:
         e.flags &= ~EX_KEEP_ALIVE
@@ -118,6 +123,8 @@ cdef void drop_calls(exchange *e) noexcept nogil:
         call_abort(e.owner, &e.main)
     if e.relaying is not NULL and e.relaying.up is not NULL:
         call_abort(e.owner, e.relaying)
+    if e.sub is not NULL:
+        sub_drop(e.sub)
     e.relaying = NULL
 
 
@@ -195,8 +202,8 @@ cdef int served(exchange *e) noexcept nogil:
 
 
 cdef int failed(exchange *e) noexcept nogil:
-    """Whether it failed on our side or upstream: then it does not count against a quota."""
-    return e.status >= 500 or INTERNAL_ERROR <= e.reason < CLIENT_CLOSED or e.reason == RESPONSE_TRUNCATED
+    """Whether it failed on our side or upstream, or was not valid: then it does not count against a quota."""
+    return failed_here(e.reason, e.status) or e.reason == RESPONSE_TRUNCATED or e.reason == REQUEST_INVALID
 
 
 cdef void uncount_handler(exchange *e) noexcept nogil:
@@ -217,6 +224,8 @@ cdef void finish(exchange *e) noexcept nogil:
         # Answered before the whole request was sent: the upstream connection cannot be reused.
         call_abort(c, e.relaying)
     e.flags |= EX_ENDED
+    if e.waits:
+        stop_asking(c, e)
     now = monotonic_ns()
     if e.ntaken:
         admit_settle(c, e, failed(e))
@@ -224,6 +233,8 @@ cdef void finish(exchange *e) noexcept nogil:
         charge_settle(c, e, served(e))
     if e.flags & (EX_COUNTED_UPCALL | EX_COUNTED_STREAM):
         uncount_handler(e)
+    if e.verdict is not NULL:
+        verdict_let_go(e.verdict)
     write_log(e, now)
     leave_snapshot(c, e.ref)
     e.down.codec.release(e)
@@ -275,6 +286,8 @@ cdef void write_log(exchange *e, uint64_t now) noexcept nogil:
     r.flags = e.log_flags | (LOG_KEEP_ALIVE if e.flags & EX_KEEP_ALIVE else 0)
     if e.req.size and e.req.version == HTTP_1_0:
         r.flags |= LOG_HTTP_1_0
+    if e.down.secure:
+        r.flags |= LOG_TLS | (LOG_CERTIFICATE if e.flags & EX_CERTIFIED else 0)
     if e.req.size:
         used = log_text(r, used, TEXT_METHOD, e.base + e.req.method.off, e.req.method.len)
         used = log_text(r, used, TEXT_HOST, e.base + e.req.host.off, e.req.host.len)

@@ -1,7 +1,7 @@
 """exchange: the phases of one request with its response, in order. Only this module knows the order.
 
     head ──► route ─► authenticate ─► admit ─► hold ─┬─► static answer ───────────────┐
-      │         │           │           │       │    ├─► handler (handling, upcall) ──┤
+      │         │           │        (validate) │    ├─► handler (handling, upcall) ──┤
       ▼         ▼           ▼           ▼       ▼    └─► select ─► connect ─► forward │
     refusal ◄───┴───────────┴───────────┴───────┘        ─► filter_response ─► relay ─┤
       │                                                                               │
@@ -14,21 +14,29 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastgate._core.exchange.admission cimport (
-    address_allowed, admit, admit_address, admit_undo, authenticate)
+    address_allowed, admit, admit_address, admit_undo)
+from fastgate._core.exchange.asking cimport stop_asking
+from fastgate._core.exchange.authentication cimport authenticate
 from fastgate._core.platform.atomics cimport fg_prefetch
 from fastgate._core.exchange.charging cimport charge_open
+from fastgate._core.exchange.client_cert cimport judge_certificate
+from fastgate._core.exchange.collecting cimport collect_body
 from fastgate._core.exchange.cors cimport asked_method, is_preflight
 from fastgate._core.exchange.ending cimport exchange_refuse, send_last
+from fastgate._core.exchange.fault cimport inject_fault
 from fastgate._core.exchange.forward cimport begin_proxy, pump_request
-from fastgate._core.exchange.handling cimport begin_upcall, collect_body, upcall_late
+from fastgate._core.exchange.handling cimport begin_upcall, queue_upcall, upcall_late
 from fastgate._core.http.head cimport (
     F_MAX_FORWARDS, F_TRACEPARENT, F_VIA, F_X_REQUEST_ID, HEAD_BAD_EXPECT, HEAD_HAS_ENCODED_SLASH,
     HEAD_HAS_UNDERSCORE, HEAD_KEEP_ALIVE, HEAD_PATH_NEEDS_NORMALIZING, HEAD_UPGRADE_WEBSOCKET,
     HTTP_1_1, METHOD_CONNECT, METHOD_HEAD, TARGET_ASTERISK, has_body, has_field, head, span)
+from fastgate._core.exchange.https_only cimport https_only
 from fastgate._core.exchange.intake cimport (
     begin, canonical_path, client_address, mark, read_ids, seen_via)
 from fastgate._core.shared.log_ring cimport PHASE_ADMIT, PHASE_AUTHENTICATE, PHASE_HOLD, PHASE_ROUTE
+from fastgate._core.exchange.maintenance cimport closed_for_maintenance
 from fastgate._core.exchange.max_forwards cimport last_hop
+from fastgate._core.exchange.parking cimport parked_late
 from fastgate._core.exchange.redirect cimport answer_redirect
 from fastgate._core.reason cimport (
     ADDRESS_DENIED, BAD_TARGET, BODY_TOO_LARGE, EXPECTATION_FAILED, LOOP_DETECTED,
@@ -38,12 +46,14 @@ from fastgate._core.exchange.render cimport start_own, start_preflight
 from fastgate._core.snapshot.router cimport (
     ROUTE_FOUND, ROUTE_METHOD, route_ahead, route_find, route_keys, route_nearer)
 from fastgate._core.snapshot.snapshot cimport (
-    NONE32, ROUTE_ENCODED_SLASH, ROUTE_MAKES_URL, ROUTE_RETIRED as FLAG_RETIRED, ROUTE_WEBSOCKET, policy_rec,
-    snap_policy, snap_route, snap_service, snap_str, snap_table, static_rec)
+    NONE32, ROUTE_CERTIFICATES, ROUTE_ENCODED_SLASH, ROUTE_FAULT, ROUTE_MAINTENANCE, ROUTE_MAKES_URL, ROUTE_RETIRED as FLAG_RETIRED,
+    ROUTE_VALIDATE, ROUTE_WEBSOCKET, policy_rec, snap_policy, snap_route, snap_service, snap_str, snap_table, static_rec)
 from fastgate._core.state cimport (
-    EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, answer, core)
+    EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_PARKED, EX_SUSPENDED, EX_TUNNEL, EX_VALIDATING, STAGE_ADMIT,
+    STAGE_AUTHENTICATE, STAGE_CHARGE, STAGE_LIMITS, STAGE_VALIDATE, answer, core)
 from fastgate._core.exchange.tunnel cimport tunnel_up
 from fastgate._core.exchange.url_pieces cimport url_refused
+from fastgate._core.exchange.validation cimport validate, validation_collected
 from fastgate._core.platform.text cimport fg_clear
 
 
@@ -79,20 +89,60 @@ cdef void exchange_head(exchange *e) noexcept nogil:
     if reason == 0:
         mark(e, PHASE_AUTHENTICATE, e.started_ns)
         reason = admit_address(c, e) if e.policy.limits.count else 0
-        if reason == 0:
-            reason = authenticate(c, e)
-        if reason == 0:
-            mark(e, PHASE_ADMIT, e.started_ns)
-            reason = admit(c, e)
-        if reason == 0:
-            mark(e, PHASE_HOLD, e.started_ns)
-            reason = charge_open(c, e)
-            if reason != 0:
-                admit_undo(c, e)
-    if reason != 0:
-        if reason > 0:
-            exchange_refuse(e, reason)
-        return                           # < 0: answered already
+        if reason == 0 and e.policy.flags & ROUTE_CERTIFICATES:
+            reason = judge_certificate(e)
+    if reason == 0:
+        identify(e)
+    elif reason > 0:
+        exchange_refuse(e, reason)       # < 0: answered already
+
+
+cdef void identify(exchange *e) noexcept nogil:
+    cdef int reason = authenticate(e.owner, e)
+    if reason == 0:
+        mark(e, PHASE_ADMIT, e.started_ns)
+        go_on_from(e, STAGE_ADMIT)
+    elif reason > 0:
+        exchange_refuse(e, reason)       # < 0: parked
+
+
+cdef void exchange_go_on(exchange *e, int reason) noexcept nogil:
+    """What it was parked for is decided."""
+    if e.waits:
+        stop_asking(e.owner, e)          # its time is over
+    if reason:
+        if e.stage >= STAGE_LIMITS:
+            admit_undo(e.owner, e)
+        exchange_refuse(e, reason)
+        return
+    if e.stage == STAGE_AUTHENTICATE:
+        identify(e)
+    else:
+        go_on_from(e, e.stage)
+
+
+cdef void go_on_from(exchange *e, int stage) noexcept nogil:
+    """The stages from this one on. Each may park the exchange (reason < 0) at the next one."""
+    cdef core *c = e.owner
+    cdef int reason = 0
+    if stage == STAGE_ADMIT and e.policy.flags & ROUTE_FAULT:
+        reason = inject_fault(e)
+    if reason == 0 and stage <= STAGE_LIMITS:
+        reason = admit(c, e)
+    if reason == 0 and stage <= STAGE_VALIDATE and e.policy.flags & ROUTE_VALIDATE:
+        reason = validate(e)
+    if reason == 0 and stage <= STAGE_CHARGE:
+        mark(e, PHASE_HOLD, e.started_ns if stage < STAGE_CHARGE else c.loop.now)
+        reason = charge_open(c, e)
+        if reason != 0:
+            admit_undo(c, e)
+    if reason == 0:
+        start_answer(e)
+    elif reason > 0:
+        exchange_refuse(e, reason)
+
+
+cdef void start_answer(exchange *e) noexcept nogil:
     if e.policy.static_response != NONE32:
         answer_static(e)
     elif e.policy.handler != NONE32:
@@ -133,11 +183,16 @@ cdef int find_route(exchange *e) noexcept nogil:
     if h.form == TARGET_ASTERISK:
         e.path = b"*"
         e.path_len = 1
-        answer_empty(e)
-        return -1
-    found = canonical_path(e)
+        found = 0
+    else:
+        found = canonical_path(e)
+    if found == 0:
+        found = https_only(e, ahead)
     if found != 0:
         return found
+    if h.form == TARGET_ASTERISK:
+        answer_empty(e)
+        return -1
     if is_preflight(e):
         method = h.method
         method_id = h.method_id
@@ -163,8 +218,10 @@ cdef int check_route(exchange *e) noexcept nogil:
     cdef head *h = &e.req
     cdef const policy_rec *r = e.policy
     cdef int hops, refused
-    if r.flags & FLAG_RETIRED:
-        return ROUTE_RETIRED
+    if r.flags & (FLAG_RETIRED | ROUTE_MAINTENANCE):
+        refused = ROUTE_RETIRED if r.flags & FLAG_RETIRED else closed_for_maintenance(e)
+        if refused != 0:
+            return refused
     if h.flags & HEAD_HAS_ENCODED_SLASH and not r.flags & ROUTE_ENCODED_SLASH:
         return BAD_TARGET
     if r.addresses.count and not address_allowed(e, r.addresses):
@@ -237,7 +294,10 @@ cdef void exchange_head_bad(exchange *e, int reason) noexcept nogil:
 
 
 cdef void exchange_late(exchange *e) noexcept nogil:
-    """The client's body, or the handler's answer, did not come in time."""
+    """The client's body, the handler's answer or a decision did not come in time."""
+    if e.flags & EX_PARKED:
+        parked_late(e)
+        return
     e.flags &= ~EX_KEEP_ALIVE
     if e.flags & EX_SUSPENDED:
         upcall_late(e)
@@ -250,6 +310,12 @@ cdef void exchange_body(exchange *e) noexcept nogil:
     if e.flags & EX_TUNNEL:
         tunnel_up(e)
     elif e.flags & EX_AWAIT_BODY:
-        collect_body(e)
+        if collect_body(e):
+            if e.flags & EX_VALIDATING:
+                validation_collected(e)
+            else:
+                queue_upcall(e)
+    elif e.flags & EX_PARKED:
+        e.down.codec.read(e, 0)          # it is read when it is decided
     else:
         pump_request(e)

@@ -14,9 +14,10 @@ most one buffer, and the slower side sets the pace. After a 101 it is a tunnel (
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastgate._core.platform.buffer cimport buf_borrow, buf_head, buf_len, buf_return
+from fastgate._core.platform.buffer cimport buf, buf_borrow, buf_head, buf_len, buf_return
 from fastgate._core.shared.cells cimport address_hash, hash_bytes
 from fastgate._core.exchange.charging cimport charge_due
+from fastgate._core.exchange.collecting cimport drop_body
 from fastgate._core.exchange.ending cimport (
     drop_calls, end_tunnel, exchange_abort, exchange_gone, exchange_refuse, finish, wake)
 from fastgate._core.http.head cimport (
@@ -25,17 +26,20 @@ from fastgate._core.http.head cimport (
 from fastgate._core.exchange.intake cimport mark
 from fastgate._core.shared.log_ring cimport (
     LOG_UPSTREAM_REUSED, PHASE_FILTER_RESPONSE, PHASE_FORWARD)
-from fastgate._core.reason cimport BODY_TOO_LARGE, NO_ROUTE, OVERLOADED, TUNNEL_CLOSED
+from fastgate._core.reason cimport NO_ROUTE, OVERLOADED, TUNNEL_CLOSED, UPSTREAM_CONNECT_FAILED, UPSTREAM_TLS_FAILED
 from fastgate._core.exchange.render cimport send_interim, start_response
 from fastgate._core.exchange.request_head cimport send_made, send_request
 from fastgate._core.exchange.snapshot_ref cimport unpin
+from fastgate._core.exchange.sticky cimport sticky_find
+from fastgate._core.exchange.taking cimport send_continue, take_request
 from fastgate._core.snapshot.snapshot cimport (
     HASH_BY_CONSUMER, HASH_BY_HEADER, HASH_BY_PATH, snap_str, snap_upstream)
 from fastgate._core.state cimport (
     BODY_MORE, BODY_NONE, CALL_CONNECT, CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE,
-    CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_UPGRADE, EX_CONTINUE_DUE, EX_HEAD_ONLY,
-    EX_KEEP_ALIVE, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, EX_VERBATIM,
+    CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_SUB, CALL_UPGRADE, EX_CONTINUE_DUE, EX_HEAD_ONLY,
+    EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, EX_VERBATIM,
     WAKE_CALL, WAKE_DONE, WAKE_WRITABLE, core, downstream)
+from fastgate._core.exchange.subrequest cimport sub_failed, sub_got_body, sub_got_head
 from fastgate._core.exchange.tunnel cimport begin_tunnel, tunnel_down, tunnel_down_drained, tunnel_up_drained
 from fastgate._core.upstream.call cimport (
     call_abort, call_end, call_flush, call_queue, call_read, call_start, call_take)
@@ -90,17 +94,26 @@ cdef void begin_proxy(exchange *e) noexcept nogil:
         k.flags |= CALL_UPGRADE
     if k.group.balance == 3:
         k.hash = hash_key(e)
+    if k.group.sticky.count:
+        sticky_find(e, k)
     e.relaying = k
     reason = call_start(c, k)
     if reason != 0:
-        exchange_refuse(e, reason)
+        refuse(e, k, reason)
     elif e.body_state == BODY_MORE and k.state == CALL_SEND:
         pump_request(e)
 
 
+cdef void refuse(exchange *e, const call *k, int reason) noexcept nogil:
+    """There is no answer to forward."""
+    if reason == UPSTREAM_TLS_FAILED or reason == UPSTREAM_CONNECT_FAILED:
+        e.fault = k.tls_fault            # of the last try
+    exchange_refuse(e, reason)
+
+
 cdef int call_must_render(call *k) noexcept nogil:
     cdef exchange *e = k.ex
-    if k.flags & CALL_PYTHON:
+    if k.flags & (CALL_PYTHON | CALL_SUB):
         if send_made(k) < 0:
             return -1
         k.flags |= CALL_REQUEST_DONE
@@ -115,31 +128,6 @@ cdef int call_must_render(call *k) noexcept nogil:
     e.attempts = k.attempts
     e.log_flags = (e.log_flags | LOG_UPSTREAM_REUSED) if k.up.reused else (e.log_flags & ~LOG_UPSTREAM_REUSED)
     return 0
-
-
-cdef buf *take_request(exchange *e, int verbatim) noexcept nogil:
-    """The next piece of the request's body, as a buffer of its own; NULL: none yet. Updates
-    body_state, or refuses: then e may have ended, and no longer be its connection's exchange."""
-    cdef int refused = 0
-    cdef buf *b = e.down.codec.take(e, verbatim, &refused)
-    if refused == 0 and e.policy.body_cap and e.body_bytes > e.policy.body_cap:
-        refused = BODY_TOO_LARGE
-        if b is not NULL:
-            buf_return(&e.owner.loop.bufs, b)
-            b = NULL
-    if refused == OVERLOADED:
-        exchange_abort(e, OVERLOADED)
-    elif refused != 0:
-        e.flags &= ~EX_KEEP_ALIVE
-        exchange_refuse(e, refused)
-    return b
-
-
-cdef void send_continue(exchange *e) noexcept nogil:
-    if e.flags & EX_CONTINUE_DUE and not e.flags & EX_RESPONSE_STARTED:
-        e.flags &= ~EX_CONTINUE_DUE
-        send_interim(e, NULL)
-        e.down.codec.flush(e)
 
 
 cdef void pump_request(exchange *e) noexcept nogil:
@@ -189,7 +177,7 @@ cdef void pump_request(exchange *e) noexcept nogil:
 
 cdef void call_can_write(call *k) noexcept nogil:
     cdef exchange *e = k.ex
-    if k.flags & CALL_PYTHON:
+    if k.flags & (CALL_PYTHON | CALL_SUB):
         return
     if e.flags & EX_TUNNEL:
         tunnel_up_drained(e)
@@ -199,7 +187,7 @@ cdef void call_can_write(call *k) noexcept nogil:
 
 cdef void call_got_interim(call *k) noexcept nogil:
     cdef exchange *e = k.ex
-    if k.flags & CALL_PYTHON or e.flags & EX_RESPONSE_STARTED:
+    if k.flags & (CALL_PYTHON | CALL_SUB) or e.flags & EX_RESPONSE_STARTED:
         return
     send_interim(e, k)
     if e.down.codec.flush(e) < 0:
@@ -209,6 +197,9 @@ cdef void call_got_interim(call *k) noexcept nogil:
 cdef void call_got_head(call *k) noexcept nogil:
     cdef exchange *e = k.ex
     cdef buf *b
+    if k.flags & CALL_SUB:
+        sub_got_head(k)
+        return
     if k.flags & CALL_PYTHON:
         # Python reads it later, so the head is kept.
         b = buf_borrow(&k.owner.loop.bufs, k.resp.size)
@@ -267,6 +258,8 @@ cdef void answer_from(exchange *e, call *k) noexcept nogil:
     e.flags &= ~EX_CONTINUE_DUE
     if e.hold is not NULL and e.status < 500:
         charge_due(e)
+    if e.body is not NULL and not e.flags & EX_SUSPENDED:
+        drop_body(e)
     unpin(c, e)                          # its snapshot may have been replaced while it waited
     pump_response(e, k)
 
@@ -306,7 +299,9 @@ cdef void pump_response(exchange *e, call *k) noexcept nogil:
 
 cdef void call_got_body(call *k) noexcept nogil:
     cdef exchange *e = k.ex
-    if k.flags & CALL_PYTHON:
+    if k.flags & CALL_SUB:
+        sub_got_body(k)
+    elif k.flags & CALL_PYTHON:
         call_read(k.owner, k, 0)
         wake(e, WAKE_CALL)
     elif e.flags & EX_TUNNEL:
@@ -318,7 +313,9 @@ cdef void call_got_body(call *k) noexcept nogil:
 cdef void call_has_failed(call *k, int reason) noexcept nogil:
     cdef exchange *e = k.ex
     k.failure = <uint16_t>reason
-    if k.flags & CALL_PYTHON:
+    if k.flags & CALL_SUB:
+        sub_failed(k, reason)
+    elif k.flags & CALL_PYTHON:
         wake(e, WAKE_CALL)
     elif e.flags & EX_TUNNEL:
         end_tunnel(e, TUNNEL_CLOSED)
@@ -327,7 +324,7 @@ cdef void call_has_failed(call *k, int reason) noexcept nogil:
     else:
         if k.sent_ns:
             mark(e, PHASE_FORWARD, k.sent_ns)
-        exchange_refuse(e, reason)
+        refuse(e, k, reason)
 
 
 cdef void exchange_drained(exchange *e) noexcept nogil:

@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t, uint32_t
 from fastgate._core.state cimport call, exchange
 
 cdef void begin_upcall(exchange *e) noexcept nogil
+cdef void queue_upcall(exchange *e) noexcept nogil                # the body is collected
 cdef void upcall_late(exchange *e) noexcept nogil
-cdef void collect_body(exchange *e) noexcept nogil
 cdef int exchange_stream(exchange *e) noexcept nogil
     # 0: counted as a stream from now on; -1: there are too many
 cdef int exchange_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,

@@ -7,7 +7,6 @@ where it is, so that a retry can send it again.
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from fastgate._core.exchange.admission cimport address_matches
 from fastgate._core.platform.buffer cimport buf_borrow, buf_head
 from fastgate._core.http.head cimport (
     F_TRACEPARENT, F_VIA, F_X_FORWARDED_FOR, F_X_REQUEST_ID, HEAD_PATH_NEEDS_NORMALIZING, field,
@@ -16,6 +15,7 @@ from fastgate._core.http.uri cimport normalize_path
 from fastgate._core.shared.log_ring cimport PHASE_READ_HEAD
 from fastgate._core.reason cimport BAD_TARGET, OVERLOADED
 from fastgate._core.platform.random cimport random64
+from fastgate._core.snapshot.addresses cimport address_matches
 from fastgate._core.snapshot.snapshot cimport KEEP_SLASHES, TRUST_UNIX, snap_str
 from fastgate._core.state cimport core, downstream
 
@@ -114,7 +114,7 @@ cdef void client_address(exchange *e) noexcept nogil:
         d.trusted = 1
         return
     else:
-        d.trusted = 2 if address_matches(e, e.snap.trusted_proxies, d.address) else 1
+        d.trusted = 2 if address_matches(e.snap, e.snap.trusted_proxies, d.address) else 1
     if d.trusted == 1 or not has_field(&e.req, F_X_FORWARDED_FOR):
         return
     i = e.req.nfields - 1
@@ -138,7 +138,7 @@ cdef void client_address(exchange *e) noexcept nogil:
             if not parse_address(p + start, end - start, address):
                 return                   # not an address: nothing before it can be trusted
             memcpy(e.client, address, 16)
-            if not address_matches(e, e.snap.trusted_proxies, address):
+            if not address_matches(e.snap, e.snap.trusted_proxies, address):
                 return
             end = start
 

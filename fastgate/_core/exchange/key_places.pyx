@@ -11,24 +11,17 @@ most requests have no parameter to filter.
 """
 from libc.stdint cimport uint8_t
 
+from fastgate._core.exchange.spelling cimport reads_as
 from fastgate._core.platform.chars cimport same_ci
 from fastgate._core.shared.credentials cimport KEY_MAX
 from fastgate._core.http.head cimport (
-    FIELD_CREDENTIAL, FIELD_UNDERSCORE, F_AUTHORIZATION, field, lower, named)
-from fastgate._core.snapshot.snapshot cimport AUTH_BEARER, AUTH_FORWARD, snap_auth, snap_str
+    FIELD_CREDENTIAL, FIELD_UNDERSCORE, FIELD_UNUSUAL, F_AUTHORIZATION, field, lower, named)
+from fastgate._core.snapshot.snapshot cimport AUTH_BEARER, AUTH_FORWARD, AUTH_TOKENS, snap_auth, snap_str
 from fastgate._core.platform.text cimport put, put_lit
+from fastgate._core.tokens.jwt cimport is_jwt
 
 
 # ---- fields ---------------------------------------------------------------------------------
-
-cdef inline int reads_as(const char *p, const char *lowered, uint32_t n) noexcept nogil:
-    """Whether an upstream that does not distinguish "_" from "-" would read this as the name."""
-    cdef uint32_t i
-    for i in range(n):
-        if lower(<uint8_t>p[i]) != <uint8_t>lowered[i] and not (p[i] == c"_" and lowered[i] == c"-"):
-            return 0
-    return 1
-
 
 cdef inline int bearer(const char *p, uint32_t n) noexcept nogil:
     """How many octets of a value are the scheme Bearer and the whitespace after it; 0: another scheme."""
@@ -54,6 +47,8 @@ cdef const char *field_key(exchange *e, const auth_rec *a, int hide, uint32_t *l
             continue                     # most names differ in length
         own = a.header.len != 0 and named(e.base, f, name, a.header.len)
         scheme = bearer(e.base + f.value, f.value_len) if f.id == F_AUTHORIZATION and a.flags & AUTH_BEARER else 0
+        if scheme and a.flags & AUTH_TOKENS and is_jwt(e.base + f.value + scheme, f.value_len - scheme):
+            continue                     # it is for another method
         if own:
             # "Bearer KEY" in the route's own header counts as KEY alone if that header is Authorization.
             if found is NULL and f.value_len > <uint32_t>scheme:
@@ -63,7 +58,7 @@ cdef const char *field_key(exchange *e, const auth_rec *a, int hide, uint32_t *l
             if behind is NULL and f.value_len > <uint32_t>scheme:
                 behind = e.base + f.value + scheme
                 behind_len = f.value_len - scheme
-        elif not (f.flags & FIELD_UNDERSCORE and f.name_len == a.header.len
+        elif not (f.flags & (FIELD_UNDERSCORE | FIELD_UNUSUAL) and f.name_len == a.header.len
                   and reads_as(e.base + f.name, name, f.name_len)):
             continue
         if hide:
@@ -71,6 +66,24 @@ cdef const char *field_key(exchange *e, const auth_rec *a, int hide, uint32_t *l
     if found is NULL and behind is not NULL:
         found = behind
         length[0] = behind_len
+    return found
+
+
+cdef const char *find_bearer(exchange *e, int hide, uint32_t *length) noexcept nogil:
+    cdef const char *found = NULL
+    cdef field *f
+    cdef uint32_t i
+    cdef int scheme
+    for i in range(e.req.nfields):
+        f = &e.req.fields[i]
+        if f.id != F_AUTHORIZATION:
+            continue
+        scheme = bearer(e.base + f.value, f.value_len)
+        if found is NULL and scheme and f.value_len > <uint32_t>scheme:
+            found = e.base + f.value + scheme
+            length[0] = f.value_len - scheme
+        if scheme and hide:
+            f.flags |= FIELD_CREDENTIAL
     return found
 
 

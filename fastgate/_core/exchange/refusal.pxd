@@ -8,6 +8,14 @@ cdef enum:
     CAPABILITY_TEXT = 38      # in base64url
     CAPABILITY_S = 3600       # how long the links in a refusal work
 
+cdef enum Escape:             # how values are escaped, which is the form of the answer
+    ESCAPE_NONE = 0           # header fields: their values were checked in the configuration
+    ESCAPE_JSON = 1
+    ESCAPE_MARKDOWN = 2
+    ESCAPE_HTML = 3
+
+cdef int refusal_escape(exchange *e, int reason) noexcept nogil
+    # Escape of the body of its refusal, by what the client accepts
 cdef int start_refusal(exchange *e, int reason) noexcept nogil
     # Queue the whole answer for this Reason, which has a template. 0; -1: no memory
 cdef char *put_capability(char *p, exchange *e) noexcept nogil

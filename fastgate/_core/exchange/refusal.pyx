@@ -21,40 +21,41 @@ account. The key is 128 secret bits of the gateway, in the snapshot. SipHash (Au
 is a keyed hash made for short messages: 40 ns, and without the key the only way to make a valid tag
 is to try about 2^127 of them.
 """
-from libc.stdint cimport int64_t, uint16_t
+from libc.stdint cimport int64_t
 from libc.string cimport memchr, memcpy, strlen
 
 from fastgate._core.exchange.accept cimport FORM_HTML, FORM_MARKDOWN, accepted_form
+from fastgate._core.exchange.maintenance cimport maintenance_message, maintenance_wait
 from fastgate._core.http.head cimport F_HOST, METHOD_HEAD, field, field_of, has_field
 from fastgate._core.exchange.render cimport answer_extra, called_securely, put_additions, put_date
+from fastgate._core.reason cimport HTTPS_REQUIRED, MAINTENANCE
 from fastgate._core.snapshot.snapshot cimport (
     HOLE_ALLOW, HOLE_BALANCE, HOLE_CAPABILITY, HOLE_CHALLENGE, HOLE_CURRENCY, HOLE_DETAIL, HOLE_DUE,
-    HOLE_DUE_AT, HOLE_DUE_CURRENCY, HOLE_DUE_WORDS, HOLE_ENDED, HOLE_ENDED_WORDS, HOLE_HELD,
-    HOLE_INVOICE, HOLE_LIMIT, HOLE_LIMIT_WORDS, HOLE_METER, HOLE_ORIGIN, HOLE_PLAN, HOLE_POLICY,
+    HOLE_DUE_AT, HOLE_DUE_CURRENCY, HOLE_DUE_WORDS, HOLE_ENDED, HOLE_ENDED_WORDS, HOLE_ERROR_COUNT, HOLE_ERRORS,
+    HOLE_FAULT_AT, HOLE_HELD, HOLE_INVOICE, HOLE_LIMIT, HOLE_LIMIT_WORDS, HOLE_MESSAGE, HOLE_METER, HOLE_NOW, HOLE_ORIGIN,
+    HOLE_PLAN, HOLE_POLICY,
     HOLE_REMAINING, HOLE_REQUEST_ID, HOLE_REQUIRED, HOLE_RESETS_AT, HOLE_RESETS_WORDS,
-    HOLE_RETRY_AFTER, HOLE_RETRY_WORDS, HOLE_ROUTE, HOLE_SHORTFALL, HOLE_SPENDER, HOLE_SPENDING,
-    HOLE_UNITS, HOLE_UNITS_FIT, HOLE_USED, NONE32, ROUTE_OPENAI_ERRORS, SECTION_CAPABILITY,
-    SECTION_DUE, SECTION_END, SECTION_ENDED, SECTION_FITS, SECTION_HELD, SECTION_LIMIT,
-    SECTION_MONEY, SECTION_OPENAI, SECTION_OWNER, SECTION_PLAN, SECTION_RESETS, SECTION_SPENDING,
-    SECTION_UNITS, SECTION_WAIT, refusal_rec, snap_auth, snap_str, snap_table, snapshot_header,
+    HOLE_RETRY_AFTER, HOLE_RETRY_WORDS, HOLE_ROUTE, HOLE_SCOPES, HOLE_SHORTFALL, HOLE_SPENDER, HOLE_SPENDING,
+    HOLE_STATUS, HOLE_UNITS, HOLE_UNITS_FIT, HOLE_USED, ROUTE_OPENAI_ERRORS, SECTION_CAPABILITY,
+    SECTION_DUE, SECTION_END, SECTION_ENDED, SECTION_FAULT_AT, SECTION_FITS, SECTION_HELD, SECTION_LIMIT,
+    SECTION_MESSAGE, SECTION_MONEY, SECTION_OPENAI, SECTION_OWNER, SECTION_PLAN, SECTION_RESETS, SECTION_SPENDING,
+    SECTION_UNITS, SECTION_WAIT, refusal_rec, snap_str, snap_table, snapshot_header,
     str_ref)
 from fastgate._core.state cimport answer
+from fastgate._core.platform.base64 cimport put_base64url
+from fastgate._core.platform.buffer cimport buf_head, buf_len
 from fastgate._core.platform.text cimport put, put_hex, put_lit, put_uint
 from fastgate._core.money.wallet cimport bill_read
 from fastgate._core.shared.layout cimport owed_bill
+from fastgate._core.exchange.challenge cimport put_challenge, put_needed_scopes
 from fastgate._core.exchange.number_text cimport put_amount, put_duration, put_limit_words, put_moment, put_money, put_time
 from fastgate._core.http.lines cimport end_line
 
 cdef enum:
     FIELDS_MAX = 2048         # of filled fields, before those that all answers have
     BODY_MAX = 66048          # of a filled body: the most that a configured one may have, 32 KiB and 64 holes, and one more
-    HOLE_MAX = 512            # the most that one hole may write
-
-cdef enum Escape:
-    ESCAPE_NONE = 0           # header fields: their values were checked in the configuration
-    ESCAPE_JSON = 1
-    ESCAPE_MARKDOWN = 2
-    ESCAPE_HTML = 3
+    HOLE_MAX = 512            # the most that one hole may write, except
+    MESSAGE_MAX = 1536        # that for the message of a maintenance: 256 characters, escaped
 
 
 # ---- capabilities ---------------------------------------------------------------------------
@@ -93,25 +94,8 @@ cdef extern from *:
         m = v0 ^ v1 ^ v2 ^ v3;
         memcpy(out + 8, &m, 8);
     }
-    static char *fg_put_base64url(char *p, const uint8_t *s, size_t n) {
-        static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        size_t i = 0;
-        for (; i + 3 <= n; i += 3) {
-            uint32_t v = (uint32_t)s[i] << 16 | (uint32_t)s[i + 1] << 8 | s[i + 2];
-            *p++ = digits[v >> 18]; *p++ = digits[v >> 12 & 63];
-            *p++ = digits[v >> 6 & 63]; *p++ = digits[v & 63];
-        }
-        if (n - i == 1) {
-            *p++ = digits[s[i] >> 2]; *p++ = digits[(s[i] & 3) << 4];
-        } else if (n - i == 2) {
-            *p++ = digits[s[i] >> 2]; *p++ = digits[(s[i] & 3) << 4 | s[i + 1] >> 4];
-            *p++ = digits[(s[i + 1] & 15) << 2];
-        }
-        return p;
-    }
     """
     void siphash128 "fg_siphash128"(const uint64_t *key, const uint8_t *p, size_t n, uint8_t *out) noexcept nogil
-    char *put_base64url "fg_put_base64url"(char *p, const uint8_t *s, size_t n) noexcept nogil
 
 
 cdef void capability_tag(const uint64_t *key, const void *request_id, uint32_t expires, uint64_t consumer,
@@ -166,10 +150,12 @@ cdef char *put_allow(char *p, uint64_t methods) noexcept nogil:
 cdef char *put_escaped(char *p, const char *s, uint32_t n, int escape) noexcept nogil:
     """Write names and texts of ours. They were checked in the configuration; this is a second check. At
     most six bytes for one, and in total no more than a hole may write."""
+    return put_all_escaped(p, s, min(n, <uint32_t>(HOLE_MAX // 6)), escape)
+
+
+cdef char *put_all_escaped(char *p, const char *s, uint32_t n, int escape) noexcept nogil:
     cdef uint32_t i
     cdef uint8_t x
-    if n > HOLE_MAX // 6:
-        n = HOLE_MAX // 6
     for i in range(n):
         x = <uint8_t>s[i]
         if x < 32:
@@ -221,8 +207,9 @@ cdef extern from *:
 
 
 cdef char *put_origin(char *p, exchange *e) noexcept nogil:
-    """Scheme and authority as the client addressed them, so that links can be absolute. Nothing, so that
-    links are relative, if the Host has anything but letters, digits and ":.-[]"."""
+    """Scheme and authority as the client addressed them, so that links can be absolute; https if that is
+    what is missing. Nothing, so that links are relative, if the Host has anything but letters, digits and
+    ":.-[]"."""
     cdef const field *f
     cdef const char *host
     cdef uint32_t i, n
@@ -239,7 +226,7 @@ cdef char *put_origin(char *p, exchange *e) noexcept nogil:
         if not (48 <= x <= 58 or 65 <= x <= 90 or 97 <= x <= 122 or x == 45 or x == 46 or x == 91 or x == 93):
             return p
     p = put_lit(p, "http")
-    if called_securely(e):
+    if called_securely(e) or e.reason == HTTPS_REQUIRED:
         p = put_lit(p, "s")
     p = put_lit(p, "://")
     return put(p, host, n)
@@ -256,6 +243,8 @@ cdef int64_t resets_at(exchange *e) noexcept nogil:
 
 cdef uint64_t retry_after(exchange *e) noexcept nogil:
     """Seconds. The state of a limit that let the request pass is irrelevant to this refusal."""
+    if e.reason == MAINTENANCE:
+        return maintenance_wait(e)
     return e.seen.retry_s if e.tightest is not NULL and e.seen.retry_s > 0 else 1
 
 
@@ -279,6 +268,8 @@ cdef int holds(exchange *e, int section) noexcept nogil:
         return e.has_consumer and e.units_asked != 0
     if section == SECTION_FITS:
         return e.has_consumer and e.units_asked != 0 and e.units_fit != 0
+    if section == SECTION_MESSAGE:
+        return maintenance_message(e).len != 0
     if section == SECTION_WAIT:
         return e.money_required <= e.money_limit
     if section == SECTION_OWNER:
@@ -293,6 +284,8 @@ cdef int holds(exchange *e, int section) noexcept nogil:
         return resets_at(e) != 0
     if section == SECTION_CAPABILITY:
         return (e.snap.capability_key[0] | e.snap.capability_key[1]) != 0
+    if section == SECTION_FAULT_AT:
+        return e.fault_when != 0
     if section == SECTION_OPENAI:
         return e.policy is not NULL and e.policy.flags & ROUTE_OPENAI_ERRORS
     return 1
@@ -330,12 +323,24 @@ cdef char *put_owed(char *p, exchange *e, int letter, int escape) noexcept nogil
     return put_escaped(p, due.number, due.number_len, escape)
 
 
+cdef char *put_errors(char *p, exchange *e, int escape) noexcept nogil:
+    if e.errors is NULL:                 # there was no memory for them
+        return put_lit(p, "[]") if escape == ESCAPE_JSON else p
+    return put(p, buf_head(e.errors) + e.first_error, buf_len(e.errors) - e.first_error)
+
+
 cdef char *put_hole(char *p, exchange *e, int letter, int escape) noexcept nogil:
-    """A hole's value, at most HOLE_MAX bytes."""
+    """A hole's value, at most HOLE_MAX bytes; HOLE_MESSAGE: MESSAGE_MAX; HOLE_ERRORS may be longer."""
     cdef const snapshot_header *s = e.snap
     cdef const str_ref *texts
+    cdef str_ref message
     if letter == HOLE_REQUEST_ID:
         return put_hex(p, e.request_id, 16)
+    if letter == HOLE_STATUS:
+        return put_uint(p, e.status)
+    if letter == HOLE_MESSAGE:
+        message = maintenance_message(e)
+        return put_all_escaped(p, snap_str(s, message), message.len, escape)
     if letter == HOLE_LIMIT:
         return put_uint(p, e.tightest.amount if e.tightest is not NULL else 0)
     if letter == HOLE_USED:
@@ -354,17 +359,27 @@ cdef char *put_hole(char *p, exchange *e, int letter, int escape) noexcept nogil
     if letter == HOLE_ROUTE:
         return put_escaped(p, snap_str(s, e.route.name), e.route.name.len, escape) if e.route is not NULL else p
     if letter == HOLE_DETAIL:
+        if e.errors is not NULL:
+            return put(p, buf_head(e.errors), e.first_error)
         if e.fault >= s.faults.count:
             return p
         texts = <const str_ref *>snap_table(s, s.faults)
         # Our own sentences: apostrophes are the only characters in them that any form would escape.
         return put(p, snap_str(s, texts[e.fault]), texts[e.fault].len) if texts[e.fault].len < HOLE_MAX else p
+    if letter == HOLE_ERRORS:
+        return put_errors(p, e, escape)
+    if letter == HOLE_ERROR_COUNT:
+        return put_uint(p, e.n_errors)
     if letter == HOLE_ALLOW:
         return put_methods(p, e.match.allowed)
     if letter == HOLE_CHALLENGE:
-        if e.policy is not NULL and e.policy.auth != NONE32 and snap_auth(s, e.policy.auth).challenge.len < 400:
-            p = put(p, snap_str(s, snap_auth(s, e.policy.auth).challenge), snap_auth(s, e.policy.auth).challenge.len)
-        return p
+        return put_challenge(p, e, HOLE_MAX)
+    if letter == HOLE_FAULT_AT:
+        return put_time(p, e.fault_when)
+    if letter == HOLE_NOW:
+        return put_time(p, (<int64_t>e.owner.loop.now + e.owner.unix_offset) // 1000000000)
+    if letter == HOLE_SCOPES:
+        return put_needed_scopes(p, e, HOLE_MAX)
     if letter == HOLE_BALANCE:
         return put_sum(p, e.money_balance, e.money_currency, escape)
     if letter == HOLE_REQUIRED:
@@ -428,6 +443,10 @@ cdef char *fill(char *p, char *end, exchange *e, str_ref template, int escape) n
             if not holds(e, letter):
                 t = end_of_section(t, stop)
             continue
+        if letter == HOLE_MESSAGE and p + MESSAGE_MAX > end:
+            return NULL
+        if letter == HOLE_ERRORS and e.errors is not NULL and p + buf_len(e.errors) + HOLE_MAX > end:
+            return NULL
         p = put_hole(p, e, letter, escape)
     return p
 
@@ -440,6 +459,16 @@ cdef char *refusal_fields(char *p, exchange *e, const answer *a) noexcept nogil:
     return put_additions(p, e)
 
 
+cdef int refusal_escape(exchange *e, int reason) noexcept nogil:
+    cdef const refusal_rec *r = <const refusal_rec *>snap_table(e.snap, e.snap.refusals) + reason
+    cdef int form = accepted_form(e)
+    if form == FORM_HTML and r.html_fields.len:
+        return ESCAPE_HTML
+    if form == FORM_MARKDOWN and r.markdown_fields.len:
+        return ESCAPE_MARKDOWN
+    return ESCAPE_JSON
+
+
 cdef int start_refusal(exchange *e, int reason) noexcept nogil:
     cdef const refusal_rec *r = <const refusal_rec *>snap_table(e.snap, e.snap.refusals) + reason
     cdef char body[BODY_MAX]
@@ -447,15 +476,15 @@ cdef int start_refusal(exchange *e, int reason) noexcept nogil:
     cdef str_ref fields_template = r.fields, body_template = r.body
     cdef char *body_end
     cdef char *lines_end
-    cdef int form = accepted_form(e), escape = ESCAPE_JSON
+    cdef int escape = refusal_escape(e, reason)
     cdef answer a
-    if form == FORM_HTML and r.html_fields.len:
-        fields_template, body_template, escape = r.html_fields, r.html_body, ESCAPE_HTML
-    elif form == FORM_MARKDOWN and r.markdown_fields.len:
-        fields_template, body_template, escape = r.markdown_fields, r.markdown_body, ESCAPE_MARKDOWN
+    if escape == ESCAPE_HTML:
+        fields_template, body_template = r.html_fields, r.html_body
+    elif escape == ESCAPE_MARKDOWN:
+        fields_template, body_template = r.markdown_fields, r.markdown_body
     body_end = fill(body, body + BODY_MAX, e, body_template, escape)
     lines_end = fill(lines, lines + FIELDS_MAX, e, fields_template, ESCAPE_NONE)
-    a.status = <uint16_t>r.status
+    a.status = e.status
     a.upgrade = 0
     a.has_length = 0
     a.k = NULL

@@ -6,23 +6,27 @@ gateway's own fields are put around them. The codec of the connection adds the h
 
 Some fields are never forwarded: hop-by-hop fields (and those that Connection names), and framing
 fields, which the codec writes (an answer's Content-Length is copied if the codec would write the
-same). If a route has CORS, CORS fields from upstreams and handlers are not forwarded.
+same). If a route has CORS, CORS fields from upstreams and handlers are not forwarded; if the listener has
+HSTS, Strict-Transport-Security is not (hsts.pxd).
 
 Requests to upstreams are written in request_head.pyx, refusals from templates in refusal.pyx.
 """
 from libc.stdint cimport int64_t, uint16_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcpy
 
 from fastgate._core.platform.buffer cimport buf_head, buf_len
-from fastgate._core.platform.chars cimport fg_same, fg_same_lowered
+from fastgate._core.platform.chars cimport fg_same
+from fastgate._core.exchange.caching cimport keep_private, says
 from fastgate._core.exchange.cors cimport cors_of, put_cors, put_preflight
+from fastgate._core.exchange.hsts cimport hsts_drop, hsts_of
+from fastgate._core.exchange.sticky cimport STICKY_NOT, STICKY_PRIVATE, put_sticky, sticky_answer, sticky_size
 from fastgate._core.http.head cimport (
     FIELD_CREDENTIAL, FIELD_HOP, F_ACCESS_CONTROL, F_ACCESS_CONTROL_REQUEST_METHOD,
-    F_CONTENT_LENGTH, F_DATE, F_OTHER, F_X_FORWARDED_PROTO, F_X_REQUEST_ID, MAX_FIELDS, METHOD_HEAD,
-    field, field_of, has_field, named)
+    F_CONTENT_LENGTH, F_DATE, F_OTHER, F_STRICT_TRANSPORT_SECURITY, F_X_FORWARDED_PROTO, F_X_REQUEST_ID,
+    MAX_FIELDS, METHOD_HEAD, field, field_of, has_field, named)
 from fastgate._core.snapshot.snapshot cimport (
     HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS,
-    ROUTE_LIMIT_HEADERS, cors_rec, header_rule, snap_str, snap_table)
+    ROUTE_LIMIT_HEADERS, cors_rec, header_rule, snap_str, snap_table, str_ref)
 from fastgate._core.state cimport EX_METERED, EX_REFUSED, answer
 from fastgate._core.platform.text cimport fg_clear, put, put_hex, put_lit, put_uint
 from fastgate._core.exchange.number_text cimport put_http_date
@@ -204,10 +208,24 @@ cdef size_t answer_extra(exchange *e) noexcept nogil:
     return n
 
 
+cdef inline char *put_hsts(char *p, exchange *e) noexcept nogil:
+    cdef str_ref line
+    if e.down.secure:
+        line = hsts_of(e)
+        p = put(p, snap_str(e.snap, line), line.len)
+    return p
+
+
+cdef inline uint64_t replaced(exchange *e) noexcept nogil:
+    """Fields by FieldName that come from the gateway alone, whatever upstreams, handlers and fixed answers say."""
+    return hsts_drop(e) | (CORS_DROP if has_cors(e) else 0)
+
+
 cdef char *put_additions(char *p, exchange *e) noexcept nogil:
-    """The fields that every answer on a route has: notices, limits, CORS, the id."""
+    """The fields that every answer on a route has: notices, HSTS, limits, CORS, the id."""
     if e.policy is not NULL and e.policy.notice.len:
         p = put(p, snap_str(e.snap, e.policy.notice), e.policy.notice.len)
+    p = put_hsts(p, e)
     if has_cors(e):
         p = put_cors(p, e)
     if shows_limits(e) or e.flags & EX_REFUSED:
@@ -222,50 +240,17 @@ cdef inline int is_paid(const exchange *e) noexcept nogil:
     return e.flags & EX_METERED or e.hold is not NULL
 
 
-cdef int says(const char *value, uint32_t length, const char *word, uint32_t n) noexcept nogil:
-    """Whether a word, given in lower case, occurs in a value."""
-    cdef uint32_t i
-    for i in range(length - n + 1 if length >= n else 0):
-        if fg_same_lowered(value + i, word, n):
-            return 1
-    return 0
-
-
-cdef int names_shared_caches(const char *value, uint32_t length) noexcept nogil:
-    """Whether a Cache-Control itself sets what a shared cache may do."""
-    return (says(value, length, b"public", 6) or says(value, length, b"s-maxage", 8)
-            or says(value, length, b"private", 7) or says(value, length, b"no-store", 8))
-
-
-cdef int keep_private(exchange *e, const char *base, const head *h) noexcept nogil:
-    """Whether `private` must be added to a paid answer, so that no shared cache serves to others what
-    this caller paid for."""
-    cdef const header_rule *r
-    cdef uint32_t i
-    if e.extra is not NULL and says(buf_head(e.extra), buf_len(e.extra), b"cache-control", 13):
-        return 0
-    r = <const header_rule *>snap_table(e.snap, e.policy.response_rules)
-    for i in range(e.policy.response_rules.count):
-        if r[i].action != HEADER_REMOVE and r[i].name.len == 13 \
-                and memcmp(snap_str(e.snap, r[i].name), b"cache-control", 13) == 0:
-            return 0                     # the operator has a rule for it
-    for i in range(h.nfields):
-        if named(base, &h.fields[i], b"cache-control", 13) \
-                and names_shared_caches(base + h.fields[i].value, h.fields[i].value_len):
-            return 0
-    return 1
-
-
 cdef char *put_extra(char *p, exchange *e) noexcept nogil:
     """What a handler adds to the answer that it relays."""
     cdef head h
     cdef table_ref none
+    cdef uint64_t drop = replaced(e)
     none.count = 0
     none.off = 0
-    if not has_cors(e):
+    if drop == 0:
         return put(p, buf_head(e.extra), buf_len(e.extra))
     lines_as_head(&h, buf_head(e.extra), buf_len(e.extra))
-    return put_fields(p, buf_head(e.extra), &h, CORS_DROP, e.snap, none)
+    return put_fields(p, buf_head(e.extra), &h, drop, e.snap, none)
 
 
 cdef inline int has_cors(const exchange *e) noexcept nogil:
@@ -285,7 +270,11 @@ cdef void lines_as_head(head *h, const char *lines, uint32_t n) noexcept nogil:
         f.name = at
         f.name_len = <uint16_t>(<const char *>memchr(lines + at, 58, n - at) - (lines + at))
         f.flags = 0
-        f.id = F_ACCESS_CONTROL if f.name_len > 15 and fg_same(lines + at, b"access-control-", 15) else F_OTHER
+        f.id = F_OTHER
+        if f.name_len > 15 and fg_same(lines + at, b"access-control-", 15):
+            f.id = F_ACCESS_CONTROL
+        elif named(lines, f, b"strict-transport-security", 25):
+            f.id = F_STRICT_TRANSPORT_SECURITY
         at = <uint32_t>(end - lines) + 1
         f.line_end = at
         h.nfields += 1
@@ -296,13 +285,14 @@ cdef char *put_own(char *p, exchange *e, const char *lines, uint32_t n) noexcept
     the route has CORS, only its own CORS fields are sent."""
     cdef head h
     cdef table_ref rules
+    cdef uint64_t drop = replaced(e)
     rules.count = 0
     rules.off = 0
     if e.policy is not NULL:
         rules = e.policy.response_rules
-    if n and (rules.count or has_cors(e)):
+    if n and (rules.count or drop):
         lines_as_head(&h, lines, n)
-        p = put_fields(p, lines, &h, CORS_DROP if has_cors(e) else 0, e.snap, rules)
+        p = put_fields(p, lines, &h, drop, e.snap, rules)
     else:
         h.nfields = 0
         if n:
@@ -322,11 +312,10 @@ cdef char *response_fields(char *p, exchange *e, const answer *a) noexcept nogil
     cdef const snapshot_header *s = e.snap
     cdef const char *base = a.k.resp_base
     cdef const head *h = &a.k.resp
-    cdef uint64_t drop = RESPONSE_DROP
+    cdef uint64_t drop = RESPONSE_DROP | replaced(e)
+    cdef int sticky = sticky_answer(e, a.k) if a.k.group.sticky.count else STICKY_NOT
     if a.has_length:
         drop &= ~(1ull << F_CONTENT_LENGTH)
-    if has_cors(e):
-        drop |= CORS_DROP
     p = put_fields(p, base, h, drop, s, e.policy.response_rules)
     if not has_field(h, F_DATE):
         p = put_date(p, e.owner)
@@ -334,8 +323,10 @@ cdef char *response_fields(char *p, exchange *e, const answer *a) noexcept nogil
     p = put(p, snap_str(s, s.via), s.via.len)
     p = end_line(p)
     p = put_additions(p, e)
-    if is_paid(e) and not a.upgrade and keep_private(e, base, h):
+    if sticky == STICKY_PRIVATE or (is_paid(e) and not a.upgrade and keep_private(e, base, h)):
         p = end_line(put_lit(p, "Cache-Control: private"))
+    if sticky != STICKY_NOT:
+        p = put_sticky(p, a.k, called_securely(e))
     if e.policy.response_rules.count:
         p = put_rules(p, s, e.policy.response_rules, base, h)
     return p
@@ -351,6 +342,8 @@ cdef int start_response(exchange *e, call *k, const char *body, uint32_t body_le
     a.body = body
     a.body_len = body_len
     a.room = h.size + answer_extra(e)
+    if k.group.sticky.count:
+        a.room += sticky_size(k)
     a.fields = response_fields
     a.k = k
     return e.down.codec.start(e, &a)
@@ -360,7 +353,7 @@ cdef char *interim_fields(char *p, exchange *e, const answer *a) noexcept nogil:
     cdef table_ref none
     none.count = 0
     none.off = 0
-    return put_fields(p, a.k.resp_base, &a.k.resp, RESPONSE_DROP | (CORS_DROP if has_cors(e) else 0), e.snap, none)
+    return put_fields(p, a.k.resp_base, &a.k.resp, RESPONSE_DROP | replaced(e), e.snap, none)
 
 
 cdef void send_interim(exchange *e, call *k) noexcept nogil:
@@ -387,7 +380,7 @@ cdef int start_own(exchange *e, answer *a) noexcept nogil:
 
 
 cdef char *preflight_fields(char *p, exchange *e, const answer *a) noexcept nogil:
-    p = put_date(p, e.owner)
+    p = put_hsts(put_date(p, e.owner), e)
     p = put_id(p, e)
     return put_preflight(p, e)
 

@@ -12,6 +12,10 @@ cdef char *put_target(char *p, exchange *e, str_ref base) noexcept nogil
     # Path and query after the route's rewrite, following a target's base path; at most
     # target_size bytes plus those of the base
 cdef size_t target_size(exchange *e) noexcept nogil
+cdef char *put_forwarded(char *p, exchange *e) noexcept nogil
+    # X-Forwarded-For, -Proto and -Host
+cdef char *put_trace(char *p, exchange *e) noexcept nogil
+    # traceparent
 cdef uint64_t unbelieved(const exchange *e) noexcept nogil
     # Fields of the request, by FieldName, that are never shown to anything behind the gateway
 cdef size_t passing_size(exchange *e) noexcept nogil

@@ -1,9 +1,9 @@
 """request_head: requests to upstreams: target, Host and fields, for the codec to write.
 
-Fields are written as render.pyx describes. Never forwarded: the client's X-Consumer-*; the fields by which
-proxies report the client and the requested URL (X-Forwarded-*, Forwarded, X-Real-IP, X-Client-IP,
-X-Original-URL and the like), unless the peer is a trusted proxy; every place of the credential, unless the
-route forwards it; names with an underscore, unless allowed.
+Fields are written as render.pyx describes. Never forwarded: the client's X-Consumer-*, Client-Cert and
+Client-Cert-Chain; the fields by which proxies report the client and the requested URL (X-Forwarded-*,
+Forwarded, X-Real-IP, X-Client-IP, X-Original-URL and the like), unless the peer is a trusted proxy; every
+place of the credential, unless the route forwards it; names with an underscore, unless allowed.
 """
 from libc.stdint cimport uint8_t, uint32_t
 
@@ -13,12 +13,14 @@ from fastgate._core.http.head cimport (
     F_UNDERSCORE, F_X_CONSUMER, F_X_FORWARDED, F_X_FORWARDED_FOR, F_X_FORWARDED_HOST,
     F_X_FORWARDED_PORT, F_X_FORWARDED_PROTO, F_X_REAL_IP, F_X_REQUEST_ID, METHOD_OPTIONS,
     METHOD_TRACE, TARGET_ORIGIN, field, field_of, has_body, has_field, head)
+from fastgate._core.exchange.client_cert cimport certificate_size, forwards_certificate, put_certificate
 from fastgate._core.exchange.key_places cimport put_query
 from fastgate._core.exchange.render cimport put_fields, put_id, put_rules, rules_size
 from fastgate._core.exchange.url_pieces cimport put_url, url_size
 from fastgate._core.snapshot.snapshot cimport (
     ROUTE_MAKES_URL, ROUTE_PRESERVE_HOST, policy_rec, snap_str, snapshot_header, str_ref)
-from fastgate._core.state cimport downstream, outgoing
+from fastgate._core.state cimport BODY_MORE, downstream, outgoing
+from fastgate._core.tokens.verdicts cimport lines_of
 from fastgate._core.platform.text cimport put, put_hex, put_lit, put_uint
 from fastgate._core.http.lines cimport end_line
 
@@ -140,7 +142,12 @@ cdef uint64_t unbelieved(const exchange *e) noexcept nogil:
 
 
 cdef size_t passing_size(exchange *e) noexcept nogil:
-    return <size_t>e.req.size + ADDED + rules_size(e.snap, e.policy.request_rules)
+    cdef size_t n = <size_t>e.req.size + ADDED + rules_size(e.snap, e.policy.request_rules)
+    if e.verdict is not NULL:
+        n += e.verdict.lines_len
+    if e.lent is not NULL:
+        n += buf_len(e.lent)
+    return n + certificate_size(e) if forwards_certificate(e) else n
 
 
 cdef char *put_passing(char *p, exchange *e) noexcept nogil:
@@ -161,6 +168,12 @@ cdef char *put_passing(char *p, exchange *e) noexcept nogil:
     p = put_trace(p, e)
     if e.has_consumer:
         p = put_consumer(p, e)
+    if e.verdict is not NULL:
+        p = put(p, lines_of(e.verdict), e.verdict.lines_len)
+    if e.lent is not NULL:
+        p = put(p, buf_head(e.lent), buf_len(e.lent))
+    if forwards_certificate(e):
+        p = put_certificate(p, e)
     if hops > 0:
         p = put_lit(p, "Max-Forwards: ")
         p = put_uint(p, <uint64_t>hops - 1)
@@ -225,7 +238,12 @@ cdef int send_request(exchange *e, call *k) noexcept nogil:
     else:
         o.host = snap_str(e.snap, k.target.authority)
         o.host_len = k.target.authority.len
-    o.length = h.content_length if h.content_length >= 0 else -1 if has_body(h) else -2
+    if h.content_length >= 0:
+        o.length = h.content_length
+    elif not has_body(h):
+        o.length = -2
+    else:
+        o.length = -1 if e.body_state == BODY_MORE else e.inline_len       # collected: its length is known
     o.upgrade = e.upgrading
     o.body = e.inline_body
     o.body_len = e.inline_len

@@ -64,11 +64,14 @@ cdef char *keep_call(const snapshot_header *s, call *x, called *at, kept *k, cha
         at.group.name = nothing
         at.group.hash_header = nothing
         at.group.targets = none
+        at.group.sticky = none
         x.group = &at.group
     if x.target is not NULL:
         at.target = x.target[0]
         at.target.authority = nothing
         at.target.path = nothing
+        at.target.host = nothing
+        at.target.sticky = nothing
         room = keep_name(s, &at.target.name, k, room)
         x.target = &at.target
     x.service = &k.service if x.service is not NULL else NULL

@@ -79,6 +79,7 @@ cdef void tunnel_up_drained(exchange *e) noexcept nogil:
     if not conn_ended(&e.down.io):
         e.down.codec.read(e, 1)
     elif ended(e):
+        conn_finish(&k.up.io)            # an end in order: over TLS, with close_notify
         end_tunnel(e, TUNNEL_CLOSED)
     elif conn_drained(&k.up.io):
         conn_finish(&k.up.io)

@@ -24,6 +24,7 @@ from fastgate._core.http.head cimport (
     METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PUT, METHOD_TRACE)
 from fastgate._core.exchange.key_places cimport put_query
 from fastgate._core.exchange.request_head cimport passing_size, put_passing
+from fastgate._core.exchange.sticky cimport sticky_find
 from fastgate._core.snapshot.snapshot cimport snap_str, snap_upstream
 from fastgate._core.platform.sys cimport monotonic_ns
 from fastgate._core.upstream.call cimport call_abort, call_end, call_read, call_start, call_take
@@ -259,6 +260,8 @@ cdef UpstreamResponse call_made(Host engine, exchange *e, const upstream_rec *gr
     k.group = group
     k.flags = CALL_PYTHON                # drop frees it
     k.hash = e.consumer.identity
+    if group.sticky.count:
+        sticky_find(e, k)
     k.py = <void *>r
     r.engine = engine
     r.k = k

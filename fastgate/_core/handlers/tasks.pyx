@@ -8,15 +8,19 @@ In each of them, its money is settled and the exchange released:
     it ran out of time          cancelled in the same way; the client has got its 504
     it raises                   500 or, if an answer had begun, it is broken off
     the worker ends             cancelled, with the same answers
+
+Requests that are to be validated are in the same queue; they have no task (validating.pyx).
 """
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.exchange.handling cimport exchange_release
 from fastgate._core.reason cimport OVERLOADED
-from fastgate._core.state cimport EX_ABORTED, EX_RESPONSE_DONE, EX_WAKE, exchange
+from fastgate._core.platform.sys cimport monotonic_ns
+from fastgate._core.state cimport EX_ABORTED, EX_RESPONSE_DONE, EX_VALIDATING, EX_WAKE, exchange
 from fastgate._core.handlers.steps cimport steps_of
 from fastgate._core.handlers.upcall cimport AMOUNT, Exchange
+from fastgate._core.handlers.validating cimport run_validation
 
 import asyncio
 import logging
@@ -24,6 +28,9 @@ import logging
 from fastgate._core.handlers.errors import ClientDisconnected, PaymentRefused, TooManyStreams
 
 log = logging.getLogger("fastgate.handler")
+
+cdef enum:
+    VALIDATE_NS = 1000000     # after so much time of validations, the engine polls before the next one
 
 
 async def run_handler(Exchange x not None, handler):
@@ -68,10 +75,20 @@ cdef inline exchange *pop(exchange **first, exchange **last) noexcept:
 cdef int begin_upcalls(Host engine, core *c) except -1:
     cdef exchange *e
     cdef Exchange x
+    cdef uint64_t until = 0
     while c.upcall_head is not NULL:
-        e = pop(&c.upcall_head, &c.upcall_tail)
+        e = c.upcall_head
+        if e.flags & EX_VALIDATING and not e.flags & EX_ABORTED:
+            if until == 0:
+                until = monotonic_ns() + VALIDATE_NS
+            elif c.loop.now > until:
+                break                    # has_more: the rest follows
+        pop(&c.upcall_head, &c.upcall_tail)
         if e.flags & (EX_ABORTED | EX_RESPONSE_DONE):
             exchange_release(e)          # the client left, or the time was over, before Python began
+            continue
+        if e.flags & EX_VALIDATING:
+            run_validation(engine, e)
             continue
         x = Exchange.__new__(Exchange)
         x.e = e
@@ -85,6 +102,8 @@ cdef int begin_upcalls(Host engine, core *c) except -1:
         Py_INCREF(x)
         e.py = <void *>x
         x.task = engine.loop.create_task(run_handler(x, (<list>e.ref.handlers)[e.policy.handler]))
+    if until != 0:
+        engine.follow_up()
     return 0
 
 

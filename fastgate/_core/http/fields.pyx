@@ -13,8 +13,8 @@ on how the bytes were split:
 - everything else about a line is decided when the line is complete.
 
 Speed: the end of a line is found by a vector scanner (chars.pxd), which in the same pass checks
-each octet; a name is scanned with the class that stops at ":" and at "_". One test accepts a whole
-good line; a separate path finds out what is wrong with a bad one. Known names become a FieldName by
+each octet; a name is scanned with the class that stops at ":" and at unusual characters. One test
+accepts a whole good line; a separate path finds out what is wrong with a bad one. Known names become a FieldName by
 a switch on length and one or two 8-byte comparisons.
 
 A framing field (Host, Content-Length, Transfer-Encoding) is checked on its own line. The only
@@ -33,11 +33,11 @@ from fastgate._core.http.head cimport (
     FAULT_FIELD_SPACE, FAULT_FIELD_TOO_LONG, FAULT_FOLDING, FAULT_HEAD_TOO_LARGE, FAULT_HOST_EMPTY,
     FAULT_HOST_INVALID, FAULT_HOST_PORT, FAULT_HOST_REPEATED, FAULT_HOST_USERINFO,
     FAULT_LENGTH_INVALID, FAULT_LENGTH_OVERFLOW, FAULT_LENGTH_REPEATED, FAULT_LENGTH_WITH_CODING,
-    FAULT_NUL, FIELD_HOP, FIELD_UNDERSCORE, F_ACCEPT, F_ACCESS_CONTROL,
+    FAULT_NUL, FIELD_HOP, FIELD_UNDERSCORE, FIELD_UNUSUAL, F_ACCEPT, F_ACCESS_CONTROL,
     F_ACCESS_CONTROL_REQUEST_METHOD, F_AUTHORIZATION, F_CONNECTION, F_CONTENT_LENGTH,
     F_CONTENT_TYPE, F_COOKIE, F_DATE, F_EXPECT, F_FORWARDED, F_HOST, F_HTTP2_SETTINGS, F_KEEP_ALIVE,
     F_MAX_FORWARDS, F_ORIGIN, F_OTHER, F_PROXY_AUTHENTICATE, F_PROXY_AUTHORIZATION, F_PROXY_CLAIM,
-    F_PROXY_CONNECTION, F_RETRY_AFTER, F_SERVER, F_TE, F_TRACEPARENT, F_TRACESTATE, F_TRAILER,
+    F_PROXY_CONNECTION, F_RETRY_AFTER, F_SERVER, F_STRICT_TRANSPORT_SECURITY, F_TE, F_TRACEPARENT, F_TRACESTATE, F_TRAILER,
     F_TRANSFER_ENCODING, F_UNDERSCORE, F_UPGRADE, F_USER_AGENT, F_VIA, F_X_CONSUMER, F_X_FORWARDED,
     F_X_FORWARDED_FOR, F_X_FORWARDED_HOST, F_X_FORWARDED_PORT, F_X_FORWARDED_PROTO, F_X_REAL_IP,
     F_X_REQUEST_ID, HEAD_BAD_EXPECT, HEAD_CONNECTION_NAMES, HEAD_EXPECT_CONTINUE,
@@ -127,7 +127,7 @@ cdef int64_t read_line(head *h, const char *buf, uint32_t length, uint32_t cap,
 
 # ---- fields ---------------------------------------------------------------------------
 cdef uint8_t _name_id(const char *p, uint32_t n) noexcept nogil:
-    """The FieldName of a token without "_"."""
+    """The FieldName of a token of letters, digits and "-"; of others, if only its beginning counts."""
     cdef fg_token name = fg_token_of(p, n)
     if n == 4:
         if fg_token_is(&name, b"host", 4):
@@ -179,6 +179,8 @@ cdef uint8_t _name_id(const char *p, uint32_t n) noexcept nogil:
     elif n == 11:
         if fg_token_is(&name, b"traceparent", 11):
             return F_TRACEPARENT
+        if fg_token_is(&name, b"client-cert", 11):
+            return F_X_CONSUMER
         if fg_token_is(&name, b"retry-after", 11):
             return F_RETRY_AFTER
         if fg_token_is(&name, b"x-client-ip", 11) or fg_token_is(&name, b"x-remote-ip", 11):
@@ -188,6 +190,8 @@ cdef uint8_t _name_id(const char *p, uint32_t n) noexcept nogil:
             return F_TRANSFER_ENCODING
         if fg_token_is(&name, b"x-forwarded-proto", 17):
             return F_X_FORWARDED_PROTO
+        if fg_token_is(&name, b"client-cert-chain", 17):
+            return F_X_CONSUMER
     elif n == 2:
         if fg_token_is(&name, b"te", 2):
             return F_TE
@@ -238,6 +242,9 @@ cdef uint8_t _name_id(const char *p, uint32_t n) noexcept nogil:
     elif n == 24:
         if fg_token_is(&name, b"x-envoy-external-address", 24):
             return F_PROXY_CLAIM
+    elif n == 25:
+        if fg_token_is(&name, b"strict-transport-security", 25):
+            return F_STRICT_TRANSPORT_SECURITY
     elif n == 29:
         if fg_token_is(&name, b"access-control-request-method", 29):
             return F_ACCESS_CONTROL_REQUEST_METHOD
@@ -253,14 +260,22 @@ cdef uint8_t _name_id(const char *p, uint32_t n) noexcept nogil:
     return F_OTHER
 
 
-cdef uint8_t _underscored_id(const char *p, uint32_t n) noexcept nogil:
-    """A name with "_". If a CGI-like upstream would read it as a field that only the gateway or a
-    proxy may set, it is dropped, even if underscores are allowed and the peer is trusted."""
+cdef uint8_t _unusual(const char *p, const char *end) noexcept nogil:
+    """The flag of a name with other characters than most."""
+    return FIELD_UNUSUAL if memchr(p, c"_", end - p) == NULL else FIELD_UNDERSCORE
+
+
+cdef uint8_t _unusual_id(const char *p, uint32_t n, uint8_t flags) noexcept nogil:
+    """A name with "_", "." or the like, all of which CGI-like upstreams read as "-". If that makes it a
+    field that only the gateway or a proxy may set, it is dropped, even if underscores are allowed and
+    the peer is trusted."""
     cdef char dashed[LONGEST_KNOWN]
     cdef uint32_t i, k = n if n < LONGEST_KNOWN else LONGEST_KNOWN
     for i in range(k):
-        dashed[i] = c"-" if p[i] == c"_" else p[i]
-    return F_X_CONSUMER if GATEWAY_SETS >> _name_id(dashed, k) & 1 else F_UNDERSCORE
+        dashed[i] = p[i] if is_class(p[i], CH_NAME) else c"-"
+    if GATEWAY_SETS >> _name_id(dashed, k) & 1:
+        return F_X_CONSUMER
+    return F_UNDERSCORE if flags == FIELD_UNDERSCORE else _name_id(p, n)
 
 
 cdef int _name_fault(const char *p, const char *bad, const char *end) noexcept nogil:
@@ -270,8 +285,6 @@ cdef int _name_fault(const char *p, const char *bad, const char *end) noexcept n
         return FAULT_FOLDING
     if memchr(p, c":", end - p) == NULL:
         return FAULT_FIELD_COLON
-    if bad[0] == c":":
-        return FAULT_FIELD_NAME_EMPTY
     return FAULT_FIELD_SPACE if bad[0] == c" " or bad[0] == c"\t" else FAULT_FIELD_NAME
 
 
@@ -301,12 +314,16 @@ cdef int64_t read_fields(head *h, const char *buf, uint32_t length, const caps *
         # The scan may run to the buffer's end: CR is not a tchar, so it stops at the line's end.
         p = scan(begin, limit, &NAME_SET)
         flags = 0
-        if p[0] == c"_":
-            flags = FIELD_UNDERSCORE
-            h.flags |= HEAD_HAS_UNDERSCORE
+        if p[0] != c":":
             p = scan(p, end, &TOKEN_SET)
-        if p[0] != c":" or p == begin:
-            h.fault = _name_fault(begin, p, end)
+            flags = _unusual(begin, p)
+            if flags == FIELD_UNDERSCORE:
+                h.flags |= HEAD_HAS_UNDERSCORE
+            if p[0] != c":":
+                h.fault = _name_fault(begin, p, end)
+                return LINE_FAULT
+        if p == begin:
+            h.fault = FAULT_FIELD_NAME_EMPTY
             return LINE_FAULT
         if p - begin > 0xffff:
             h.fault = FAULT_FIELD_TOO_LONG
@@ -327,7 +344,7 @@ cdef int64_t read_fields(head *h, const char *buf, uint32_t length, const caps *
         f.value_len = <uint32_t>(end - p)
         f.flags = flags
         if flags:
-            f.id = _underscored_id(begin, f.name_len)
+            f.id = _unusual_id(begin, f.name_len, flags)
         else:
             f.id = _name_id(begin, f.name_len)
         h.nfields += 1
@@ -498,8 +515,8 @@ cdef void name_hops(head *h, const char *buf) noexcept nogil:
             n = _element(&p, end, &token)
             if n <= 0:
                 break
-            if memchr(token, c"_", n) != NULL:
-                id = _underscored_id(token, n)
+            if scan(token, token + n, &NAME_SET) != token + n:
+                id = _unusual_id(token, n, _unusual(token, token + n))
             else:
                 id = _name_id(token, n)
             if PROTECTED >> id & 1:

@@ -114,8 +114,8 @@ cpdef enum FieldName:
     F_ACCEPT = 22
     F_ORIGIN = 23
     F_USER_AGENT = 24
-    F_X_CONSUMER = 25         # any X-Consumer-*: identity that only the gateway may set; also names that
-                              # become a field set by proxies if "_" is read as "-"
+    F_X_CONSUMER = 25         # any X-Consumer-*, Client-Cert, Client-Cert-Chain: identity that only the gateway
+                              # may set; also names that an upstream may confuse with a field set by proxies
     F_DATE = 26
     F_SERVER = 27
     F_HTTP2_SETTINGS = 28
@@ -129,6 +129,7 @@ cpdef enum FieldName:
     F_X_FORWARDED = 36        # any other X-Forwarded*
     F_PROXY_CLAIM = 37        # another field by which proxies name the client or the URL (X-Client-IP, ...)
     F_MAX_FORWARDS = 38
+    F_STRICT_TRANSPORT_SECURITY = 39
     F_UNDERSCORE = 63         # a name with "_" (policy: drop, reject, allow)
 
 cpdef enum Framing:
@@ -162,6 +163,7 @@ cdef enum:
     FIELD_HOP = 1             # hop-by-hop: not forwarded (by name, or named in Connection)
     FIELD_UNDERSCORE = 2
     FIELD_CREDENTIAL = 4      # an API key: not forwarded (set by key_places)
+    FIELD_UNUSUAL = 8         # the name has characters other than letters, digits and "-", but no "_"
 
 cdef struct span:
     uint32_t off

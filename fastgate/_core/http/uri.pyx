@@ -33,7 +33,7 @@ fixed point: its own canonical path is itself.
 """
 from libc.stdint cimport uint8_t
 
-from fastgate._core.platform.chars cimport CH_DIGIT, CH_HOST, CH_PATH, CH_UNRESERVED, fg_hex, is_class
+from fastgate._core.platform.chars cimport CH_DIGIT, CH_HOST, CH_NAME, CH_PATH, CH_UNRESERVED, fg_hex, is_class
 from fastgate._core.platform.text cimport put_escape
 from fastgate._core.reason cimport BAD_TARGET, TARGET_TOO_LONG
 
@@ -100,7 +100,7 @@ cdef int _ipv6(const char *p, uint32_t length) noexcept nogil:
 
 cdef int parse_authority(const char *p, uint32_t length, authority *out) noexcept nogil:
     cdef const char *at
-    cdef uint32_t i = 0, n, value = 0
+    cdef uint32_t i = 0, n, digit, value = 0
     if length == 0:
         return AUTHORITY_EMPTY
     if p[0] == c"[":
@@ -112,7 +112,11 @@ cdef int parse_authority(const char *p, uint32_t length, authority *out) noexcep
         n = i
     else:
         at = p
-        while is_class(at[0], CH_HOST):
+        while True:
+            while is_class(at[0], CH_NAME):      # nearly all characters of hosts
+                at += 1
+            if not is_class(at[0], CH_HOST):
+                break
             # an empty label: a dot at the start, or after a dot
             if at[0] == c"." and (at == p or (at - 1)[0] == c"."):
                 return AUTHORITY_HOST
@@ -134,9 +138,10 @@ cdef int parse_authority(const char *p, uint32_t length, authority *out) noexcep
         if i == length or length - i > 5:
             return _after_colon(p + i, length - i)
         while i < length:
-            if not is_class(p[i], CH_DIGIT):
+            digit = <uint32_t>(<uint8_t>p[i]) - 48
+            if digit > 9:
                 return _after_colon(p + i, length - i)
-            value = value * 10 + <uint8_t>p[i] - 48
+            value = value * 10 + digit
             i += 1
         if value > 65535:
             return AUTHORITY_PORT

@@ -1,6 +1,8 @@
 """server: client connections: accept, read heads, keep alive, write, close.
 
     state    waits for                    bytes                     end
+    PROXY    a PROXY header               parse                     close
+    HANDSHAKE  the TLS handshake          –                         close
     IDLE     a request                    → HEAD                    close
     HEAD     the rest of a head           parse                     close
     BUSY     its exchange                 sink body                 sink gone, or served as half-closed
@@ -20,45 +22,51 @@ so pipelined requests are served in order, one at a time.
 An idle connection owns no buffer and no exchange: it costs only the struct here and the kernel's
 socket.
 """
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc
-from libc.string cimport memcmp, memcpy, memmove, memset, strlen
+from libc.string cimport memcpy, memmove, memset
 
 from fastgate._core.platform.buffer cimport (
     HEADROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return,
     buf_room)
 from fastgate._core.io.delivery cimport (
-    SHOWN_NS, TAKEN_ALL, TAKES_NOTHING, delivery_below, delivery_look, delivery_watch)
+    TAKEN_ALL, TAKES_NOTHING, delivery_below, delivery_look, delivery_watch)
 from fastgate._core.http1.parser cimport parse_request, parse_request_line
 from fastgate._core.io.poller cimport poller_add, poller_add_listener, poller_remove
+from fastgate._core.io.tls cimport tls_rest, tls_resumed, tls_serve, tls_version
 from fastgate._core.io.transport cimport (
-    conn_accept, conn_again, conn_blocked, conn_close, conn_dead, conn_expect_little, conn_finish,
-    conn_flush, conn_give_up_after, conn_more, conn_peek, conn_probe, conn_read_now,
+    conn_accept, conn_again, conn_blocked, conn_broken, conn_close, conn_dead, conn_discard, conn_expect_little, conn_finish,
+    conn_flush, conn_give_up_after, conn_last, conn_may_owe, conn_more, conn_peek, conn_probe, conn_read_now,
     conn_read_start, conn_read_stop, conn_reading, conn_resets, conn_unsent)
 from fastgate._core.reason cimport REQUEST_TIMEOUT
-from fastgate._core.snapshot.snapshot cimport snapshot_header
+from fastgate._core.snapshot.snapshot cimport listener_rec
 from fastgate._core.state cimport (
-    BODY_MORE, DOWN_BUSY, DOWN_CLOSED, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL, EX_ABORTED,
-    EX_KEEP_ALIVE, EX_REFUSED, EX_TUNNEL, accepts, core_of, exchange_free, exchange_new, server_codec)
+    BODY_MORE, DOWN_BUSY, DOWN_CLOSED, DOWN_HANDSHAKE, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_PROXY, DOWN_TUNNEL,
+    EX_ABORTED, EX_KEEP_ALIVE, EX_REFUSED, EX_RESPONSE_DONE, EX_TUNNEL, accepts, core_of, exchange_free, exchange_new, server_codec)
 from fastgate._core.io.connection cimport KIND_DOWN
 from fastgate._core.platform.sys cimport (
-    AF_INET, AF_INET6, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, inet_ntop, ntohs,
-    sockaddr_in, sockaddr_in6, sockaddr_storage)
+    ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, sockaddr_storage)
 from fastgate._core.platform.text cimport fg_clear
 from fastgate._core.io.timer cimport timer_set
+from fastgate._core.tls.openssl cimport TLS1_3_VERSION
+from fastgate._core.tls.tables cimport tls_listener
+from fastgate._core.upstream.announced cimport announced_left
+from fastgate._core.http1.entry cimport (
+    entry_admit, entry_announced, entry_late, entry_leave, entry_peer, entry_read)
+from fastgate._core.http1.handshakes cimport handshake_enter, handshake_leave, handshakes_full
 from fastgate._core.http1.reader cimport read_expect_body, read_skip, read_take, read_waiting
 from fastgate._core.http1.writer cimport (
     write_data, write_end, write_interim, write_sent, write_start, write_verbatim)
 from fastgate._core.http1.deadlines cimport (
-    PASSES_CLOSE, PASSES_LATE, PASSES_NO_HEAD, PASSES_UNREAD, down_passes, down_until)
+    PASSES_CLOSE, PASSES_LATE, PASSES_NO_CLIENT, PASSES_NO_HEAD, PASSES_REST, PASSES_UNREAD, body_slow,
+    down_passes, down_until)
 
 cdef enum:
     ACCEPTS = 64              # per event
     PAUSE_NS = 50000000       # how long accepting pauses when descriptors or connections run out
     LINGER_BYTES = 262144
     HALF_CLOSE = 4            # a bit of snapshot_header.flags
-
-cdef const char *MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
+    FIRST_REQUEST_NS = 1000000000      # for each step towards a first request, while the engine drains
 
 
 # ---- accepting --------------------------------------------------------------------------
@@ -102,11 +110,51 @@ cdef void down_accepted(conn *listener) noexcept nogil:
             return
         d.listener = <uint8_t>(listener - c.listeners)
         c.counters.accepted += 1
-        if poller_add(&c.loop, &d.io) < 0:
+        if not begin(c, d) or poller_add(&c.loop, &d.io) < 0:
             down_close(d)
             continue
         conn_read_now(&d.io)             # most clients send a request at once
         down_deadline(c, d)
+
+
+cdef inline int begin(core *c, downstream *d) noexcept nogil:
+    """What a new connection begins with: 0 if it cannot begin."""
+    cdef const listener_rec *l = c.entries[d.listener]
+    if l is not NULL and entry_announced(c, d, l):
+        d.state = DOWN_PROXY
+        return 1
+    return begin_client(c, d)
+
+
+cdef int begin_client(core *c, downstream *d) noexcept nogil:
+    """The same, once it is known who the client is."""
+    cdef const listener_rec *e = c.entries[d.listener]
+    cdef tls_listener *l = c.tls_of[d.listener]
+    if e is not NULL and not entry_admit(c, d, e):
+        return 0
+    if l is NULL:
+        return 1
+    if handshakes_full(c) and c.oldest_handshake is not NULL:
+        c.counters.handshakes_dropped += 1
+        down_close(c.oldest_handshake)
+    if tls_serve(&d.io, c.tls, l) < 0:
+        return 0
+    handshake_enter(c, d)
+    return 1
+
+
+cdef void down_connected(conn *x, int error) noexcept nogil:
+    """The handshake is over; without TLS now, if the client turned out to speak clear HTTP."""
+    cdef downstream *d = <downstream *>x
+    cdef core *c = core_of(&d.io)
+    handshake_leave(c, d)
+    d.state = DOWN_IDLE
+    d.secure = x.tls is not NULL
+    if d.secure:
+        c.counters.handshakes[0][tls_version(x) == TLS1_3_VERSION][tls_resumed(x) != 0] += 1
+        if x.tls.session.peer.n_asked:
+            d.peer = &x.tls.session.peer
+    first_deadline(c, d)
 
 
 cdef inline int descriptors_short(core *c) noexcept nogil:
@@ -150,8 +198,6 @@ cdef void resume_accept(core *c) noexcept nogil:
 
 cdef downstream *down_new(core *c, int fd, const sockaddr_storage *peer) noexcept nogil:
     cdef downstream *d = c.free_downs
-    cdef const sockaddr_in *v4
-    cdef const sockaddr_in6 *v6
     if d is not NULL:
         c.free_downs = d.next
     else:
@@ -163,22 +209,7 @@ cdef downstream *down_new(core *c, int fd, const sockaddr_storage *peer) noexcep
     d.io.kind = KIND_DOWN
     d.io.loop = &c.loop
     d.codec = &CODEC
-    if peer.ss_family == AF_INET:
-        v4 = <const sockaddr_in *>peer
-        d.address[10] = 0xff
-        d.address[11] = 0xff
-        memcpy(d.address + 12, &v4.sin_addr, 4)
-        d.port = ntohs(v4.sin_port)
-        inet_ntop(AF_INET, d.address + 12, d.text, sizeof(d.text))
-    elif peer.ss_family == AF_INET6:
-        v6 = <const sockaddr_in6 *>peer
-        memcpy(d.address, &v6.sin6_addr, 16)
-        d.port = ntohs(v6.sin6_port)
-        if memcmp(d.address, MAPPED, 12) == 0:
-            inet_ntop(AF_INET, d.address + 12, d.text, sizeof(d.text))
-        else:
-            inet_ntop(AF_INET6, d.address, d.text, sizeof(d.text))
-    d.text_len = <uint8_t>strlen(d.text)
+    entry_peer(d, peer)
     d.next = c.downs
     if d.next is not NULL:
         d.next.prev = d
@@ -198,14 +229,18 @@ cdef void down_data(conn *x, ssize_t n) noexcept nogil:
         else:
             read_head(c, d)
     elif d.state == DOWN_LINGER:
-        if n > 0 and d.io.inb is not NULL:
-            d.lingered += buf_len(d.io.inb)
+        if n > 0:
+            d.lingered += <uint32_t>n
+        if d.io.inb is not NULL:
             buf_return(&c.loop.bufs, d.io.inb)
             d.io.inb = NULL
         if n <= 0 or d.lingered > LINGER_BYTES:
             down_close(d)
     elif d.ex is NULL:
-        down_close(d)
+        if d.state == DOWN_PROXY:
+            read_client(c, d, n)
+        else:
+            down_close(d)
     elif d.state == DOWN_BUSY:
         if n <= 0:
             c.sink.gone(d.ex)            # in the middle of its body
@@ -219,6 +254,19 @@ cdef void down_data(conn *x, ssize_t n) noexcept nogil:
             c.sink.body(d.ex)
         else:
             c.sink.gone(d.ex)
+
+
+cdef void read_client(core *c, downstream *d, ssize_t n) noexcept nogil:
+    cdef int done = entry_read(c, d, n)
+    if done == 0:
+        return
+    d.state = DOWN_IDLE
+    if done < 0 or not begin_client(c, d):
+        down_close(d)
+        return
+    first_deadline(c, d)
+    if d.state == DOWN_IDLE and d.io.inb is not NULL:
+        down_data(&d.io, buf_len(d.io.inb))     # the beginning of its request
 
 
 cdef void read_head(core *c, downstream *d) noexcept nogil:
@@ -295,34 +343,6 @@ cdef void codec_read(exchange *e, int on) noexcept nogil:
         down_deadline(c, d)
 
 
-cdef int body_slow(core *c, downstream *d) noexcept nogil:
-    """Whether the client sends below the minimum rate. Only the time in which we waited for it counts.
-
-    Each byte earns the time that it may take at that rate, so that fast pieces make up for pauses. The
-    credit is capped at one pause of the full length between two pieces, or a large body would earn hours
-    at a byte a second.
-    """
-    cdef exchange *e = d.ex
-    cdef const snapshot_header *s = c.ref.snap
-    cdef uint64_t seen = e.bytes_in, took
-    cdef int64_t most
-    if e.asked_ns == 0 or d.state != DOWN_BUSY or s.min_rate == 0:
-        return 0
-    if d.io.inb is not NULL:
-        seen += buf_len(d.io.inb)
-    took = c.loop.now - e.asked_ns if c.loop.now > e.asked_ns else 0
-    e.asked_ns = c.loop.now
-    e.asked_for_ns += took
-    e.body_credit += <int64_t>((seen - e.body_seen) * 1000000000 // s.min_rate) - <int64_t>took
-    e.body_seen = seen
-    most = <int64_t>s.body_ms * 1000000
-    if most < SHOWN_NS:
-        most = SHOWN_NS
-    if e.body_credit > most:
-        e.body_credit = most
-    return e.body_credit < 0 and e.asked_for_ns >= <uint64_t>SHOWN_NS
-
-
 cdef void down_hup(conn *x) noexcept nogil:
     """The client closed its side while we do not read from it, or the connection is dead."""
     cdef downstream *d = <downstream *>x
@@ -342,7 +362,10 @@ cdef void down_hup(conn *x) noexcept nogil:
 cdef int codec_flush(exchange *e) noexcept nogil:
     cdef core *c = e.owner
     cdef downstream *d = e.down
-    cdef int done = conn_flush(&d.io)
+    cdef int done
+    if e.flags & (EX_RESPONSE_DONE | EX_KEEP_ALIVE | EX_TUNNEL) == EX_RESPONSE_DONE:
+        conn_last(&d.io)
+    done = conn_flush(&d.io)
     if done == 0 and conn_blocked(&d.io):
         if d.out.look_ns == 0:
             delivery_watch(&c.loop, &d.out, c.ref.snap.write_ms)
@@ -374,6 +397,20 @@ cdef void down_deadline(core *c, downstream *d) noexcept nogil:
     timer_set(&c.loop, &d.io, down_until(d))
 
 
+cdef inline void first_deadline(core *c, downstream *d) noexcept nogil:
+    """It takes the next step towards its first request."""
+    timer_set(&c.loop, &d.io, c.loop.now + FIRST_REQUEST_NS if c.draining else down_until(d))
+
+
+cdef void down_drain(downstream *d) noexcept nogil:
+    cdef core *c = core_of(&d.io)
+    if d.state == DOWN_IDLE and d.requests:
+        if not conn_peek(&d.io):
+            down_close(d)
+    elif d.state == DOWN_HANDSHAKE or d.state == DOWN_PROXY or (d.state == DOWN_IDLE and not conn_peek(&d.io)):
+        first_deadline(c, d)
+
+
 cdef void down_timeout(downstream *d) noexcept nogil:
     cdef core *c = core_of(&d.io)
     cdef int passes = down_passes(d)
@@ -389,7 +426,12 @@ cdef void down_timeout(downstream *d) noexcept nogil:
         d.io.inb = NULL
         d.ex.req.nfields = 0
         c.sink.head_bad(d.ex, REQUEST_TIMEOUT)
-    elif passes == PASSES_CLOSE:
+    elif passes == PASSES_REST:
+        tls_rest(&d.io)
+        down_deadline(c, d)
+    elif passes == PASSES_CLOSE or passes == PASSES_NO_CLIENT:
+        if passes == PASSES_NO_CLIENT and not c.draining:
+            entry_late(c, d)
         down_close(d)
 
 
@@ -446,8 +488,15 @@ cdef void down_close(downstream *d) noexcept nogil:
         return
     if d.state == DOWN_IDLE and d.requests != 0:
         c.n_waiting -= 1
+    elif d.state == DOWN_HANDSHAKE:
+        handshake_leave(c, d)
+        c.counters.handshakes_failed[0] += not (d.io.tls is not NULL and d.io.tls.session.challenge)
+    if d.counted:
+        entry_leave(c, d)
+    if c.n_announced:
+        announced_left(c, d)
     d.state = DOWN_CLOSED
-    if conn_unsent(&d.io):
+    if conn_may_owe(&d.io) and conn_unsent(&d.io):
         # The kernel keeps sending the rest of the last answer, but not forever.
         ms = c.ref.snap.write_ms
         conn_give_up_after(&d.io, ms)
@@ -487,6 +536,7 @@ cdef void down_linger(downstream *d) noexcept nogil:
     if conn_finish(&d.io) != 0:
         down_close(d)
         return
+    conn_discard(&d.io)
     down_deadline(c, d)
     conn_read_start(&d.io)
 
@@ -504,6 +554,7 @@ cdef void codec_deadline(exchange *e) noexcept nogil:
 cdef void codec_release(exchange *e) noexcept nogil:
     cdef downstream *d = e.down
     if e.flags & EX_ABORTED:
+        conn_broken(&d.io)
         down_close(d)
         return
     write_sent(e)
@@ -518,6 +569,8 @@ cdef void codec_release(exchange *e) noexcept nogil:
 
 
 cdef void codec_reset(exchange *e) noexcept nogil:
+    conn_broken(&e.down.io)
+    e.down.peer = NULL                   # it is the connection's
     conn_close(&e.down.io)
 
 

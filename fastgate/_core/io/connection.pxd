@@ -1,6 +1,7 @@
 """connection: one peer's socket, and the loop that it belongs to, as `io` sees them.
 
     event_loop ──┬── ready list: connections with work that no epoll event will announce
+                 ├── turns: clients' TLS handshakes with work, the first come first
                  ├── wheel: connections by deadline
                  └── graveyard: connections closed in this round
     conn         first member of the larger structs for a peer (downstream, upstream)
@@ -8,10 +9,11 @@
 Only struct definitions belong here. Who may change what: `transport` and `poller` change the flags and
 queues, `timer` the wheel's links. All other modules call `transport`.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastgate._core.platform.buffer cimport buf, buffers
 from fastgate._core.platform.sys cimport epoll_event
+from fastgate._core.tls.tables cimport tls_session
 
 cdef enum:
     WHEEL_SLOTS = 4096
@@ -34,12 +36,15 @@ cdef enum IoFlag:
     IO_ERROR = 16             # a read or a write failed, or the kernel reports that the connection is dead
     IO_CONNECTING = 32
     IO_CLOSED = 64
-    IO_READY = 128            # is in the ready list
+    IO_READY = 128            # is in the ready list, or among the turns
     IO_EOF = 256              # recv returned 0
     IO_BULK = 512             # reads have filled buffers: use large ones
     IO_AGAIN = 1024           # the data sink is to be called for what inb already holds
     IO_SHUT = 2048            # our side is closed: we send no more
     IO_WRITES = 4096          # the epoll set reports when it can be written to
+    IO_HELD = 8192            # bytes that were read, but not decrypted yet: no event will announce them
+    IO_SEALED = 16384         # the first buffer of the queue is encrypted: it waits for room in the socket's
+    IO_HANDSHAKE = 32768      # a TLS handshake is in progress
 
 cdef struct event_loop
 cdef struct conn
@@ -51,6 +56,32 @@ cdef struct delivery:
     uint64_t first_ns         # the first check; 0: there was none yet
     uint64_t first            # bytes that it had taken by then
     uint64_t last             # and by the last check
+
+# What TLS adds to a connection: see tls.pyx.
+cdef struct tls_state:
+    tls_session session
+    event_loop *loop
+    const char *in_at         # received bytes that libssl has not read yet
+    uint32_t in_left
+    buf *held                 # where these are when they have to wait; NULL: not waiting
+    uint8_t server
+    uint8_t begun             # something was received
+    uint8_t ended             # the peer's close_notify came
+    uint8_t failed            # libssl gave up, or the peer's end came without close_notify
+    uint8_t last              # what is queued is the last: close_notify goes out with it
+    uint8_t notified          # close_notify was written
+    uint8_t broken            # our end must not look like a normal one
+    uint8_t discards          # what comes is discarded undecrypted
+    uint8_t rested            # its buffers were freed
+    uint16_t fault            # TlsFault of its handshake
+    unsigned long error       # libssl's
+
+# What all TLS connections of a loop share.
+cdef struct tls_scratch:
+    uint32_t out_len
+    char received[65536]
+    char out[67584]           # encrypted, to be sent at once
+    char gathered[16384]      # small pieces of one record
 
 cdef struct conn:
     int fd
@@ -68,6 +99,12 @@ cdef struct conn:
     buf *inb                  # borrowed while bytes are unread
     buf *out_head
     buf *out_tail
+    tls_state *tls            # NULL: clear
+
+# Connections with work, the first come first; linked by ready_next, marked by IO_READY: in one list at most.
+cdef struct conn_list:
+    conn *head
+    conn *tail
 
 # What the loop calls when something has happened; filled in once, by engine.
 cdef struct conn_events:
@@ -75,7 +112,7 @@ cdef struct conn_events:
     void (*drained)(conn *x) noexcept nogil               # the output queue is empty again
     void (*progress)(conn *x) noexcept nogil              # part of the queue was written
     void (*hup)(conn *x) noexcept nogil                   # the peer closed, or it is dead, while nobody reads
-    void (*connected)(conn *x, int error) noexcept nogil
+    void (*connected)(conn *x, int error) noexcept nogil  # also after a handshake; 0, or errno
 
 cdef struct wheel:
     conn *slots[WHEEL_SLOTS]
@@ -91,10 +128,11 @@ cdef struct event_loop:
     uint64_t now              # CLOCK_MONOTONIC ns, read once a round
     buffers bufs
     wheel *timers
-    conn *ready_head
-    conn *ready_tail
+    conn_list ready
+    conn_list turns           # handshakes that wait for their turn
     conn *graveyard           # closed in this round; freed after it
     epoll_event events[EVENTS]      # of this round
+    tls_scratch *tls          # NULL: no connection has used TLS yet
     conn outer                # that event loop: see outer_loop.pyx
     conn outer_timer
     uint64_t outer_ns         # when the timer fires

@@ -13,7 +13,7 @@ cdef int poller_add(event_loop *l, conn *x) noexcept nogil              # a clie
 cdef int poller_add_listener(event_loop *l, conn *x) noexcept nogil     # also for a timer, or the event loop around us
 cdef void poller_remove(event_loop *l, conn *x) noexcept nogil          # one of those; its descriptor stays open
 cdef int poller_connect(event_loop *l, conn *x, const void *addr, uint32_t length) noexcept nogil
-    # Creates x.fd. 1: connected at once; 0: the connected sink follows; < 0: -errno
+    # Creates x.fd. 1: connected at once; 0: the connected sink follows, with TLS after the handshake; < 0: -errno
 cdef int poller_wait(event_loop *l, int timeout) noexcept nogil
     # Returns how many events there are. timeout: ms, 0: do not wait, -1: no limit. Sets l.now.
 cdef int poller_round(event_loop *l, int n) noexcept nogil

@@ -2,14 +2,12 @@
 
 What an epoll edge reported (poller.pyx) is kept in `conn.io`:
 
-    IO_READABLE   there may be something to read. Set by an edge, or when a read filled its buffer;
-                  cleared by a short read: a short read means the socket is empty, so there is no
-                  extra recv() that only returns EAGAIN. After IO_HUP a short read does not clear it:
-                  the end itself is still to be read.
+    IO_READABLE   there may be something to read. Set by an edge, cleared by a short read (raw.pyx).
+    IO_HELD       there is something to read that the kernel no longer has (tls.pyx).
     IO_READING    the owner wants bytes. Without it, an edge is only noted.
     IO_BLOCKED    a write fell short; the next EPOLLOUT flushes the queue.
 
-A reader that stops (back-pressure) and starts again with IO_READABLE set gets no new edge, so it is
+A reader that stops (back-pressure) and starts again with one of the first two set gets no new edge, so it is
 put in the *ready list*, which a round handles after its events. The same list keeps reading fair: a
 connection that always has more to read gets one buffer a turn.
 
@@ -22,20 +20,25 @@ the old ones as well, and leave the flag set in a state that does not expect it.
 **How a connection ends.** `conn_finish` ends it normally: everything queued was sent, then our side is
 closed. A close after `conn_resets` breaks it off: the peer gets a reset, and so learns that
 something is missing. This also works if the process is killed.
+
+Over TLS, a normal end is a close_notify; a connection that breaks off ends without (`conn_broken`). Each
+function here has its counterpart in tls.pyx.
 """
 from libc.string cimport memset
 
 from fastgate._core.io.connection cimport (
-    IO_AGAIN, IO_CLOSED, IO_CONNECTING, IO_HUP, IO_READY, IO_SHUT, IO_WRITES, event_loop)
+    IO_AGAIN, IO_CLOSED, IO_CONNECTING, IO_SHUT)
+from fastgate._core.io.raw cimport (
+    conn_inb, conn_inb_filled, conn_inb_unused, conn_ready, raw_blocked, raw_recv)
+from fastgate._core.io.socket_address cimport socket_address
 from fastgate._core.io.timer cimport timer_remove
-from fastgate._core.platform.buffer cimport (
-    BUFFER_LARGE, BUFFER_SMALL, HEADROOM, TAILROOM, buf_borrow, buf_data, buf_head, buf_return,
-    buf_room)
+from fastgate._core.io.tls cimport tls_close, tls_finish, tls_recv, tls_write
+from fastgate._core.platform.buffer cimport buf_data, buf_head, buf_return, buf_room
 from fastgate._core.platform.sys cimport (
-    EAGAIN, EINTR, ENOBUFS, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLL_CTL_MOD, IPPROTO_TCP,
-    MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_KEEPALIVE, SO_LINGER, TCP_KEEPCNT, TCP_KEEPIDLE,
-    TCP_KEEPINTVL, TCP_USER_TIMEOUT, accept4, close, epoll_ctl, epoll_event, errno, ioctl, iovec, linger, msghdr, recv,
-    send, sendmsg, setsockopt, shutdown, sockaddr, socklen_t)
+    EAGAIN, EINTR, ENOBUFS, IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC,
+    SOCK_NONBLOCK, SOL_SOCKET, SO_KEEPALIVE, SO_LINGER, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_USER_TIMEOUT,
+    accept4, close, errno, getsockname, ioctl, iovec, linger, msghdr, recv, send, sendmsg, setsockopt, shutdown,
+    sockaddr, socklen_t)
 
 cdef enum:
     IOVS = 16
@@ -45,57 +48,25 @@ cdef enum:
 
 cdef ssize_t conn_recv(conn *x) noexcept nogil:
     """One read into x.inb (borrowed if needed): > 0 bytes, 0 end, -errno; -EAGAIN: nothing to read."""
-    cdef buf *b = x.inb
+    cdef buf *b
     cdef uint32_t room
     cdef ssize_t n
+    if x.tls is not NULL:
+        return tls_recv(x)
+    b = conn_inb(x)
     if b is NULL:
-        b = buf_borrow(&x.loop.bufs, (BUFFER_LARGE if x.io & IO_BULK else BUFFER_SMALL) - HEADROOM - TAILROOM)
-        if b is NULL:
-            return -ENOBUFS
-        x.inb = b
-    elif b.start == b.end:
-        b.start = HEADROOM
-        b.end = HEADROOM
-    room = buf_room(b)
-    if room == 0:
         return -ENOBUFS
-    n = recv(x.fd, buf_data(b) + b.end, room, 0)
+    room = buf_room(b)
+    n = raw_recv(x, buf_data(b) + b.end, room)
     if n > 0:
         b.end += <uint32_t>n
-        if <uint32_t>n < room:
-            if not x.io & IO_HUP:
-                x.io &= ~IO_READABLE
-        elif b.cap == BUFFER_SMALL and b.start == HEADROOM:
-            x.io |= IO_BULK
+        if <uint32_t>n == room:
+            conn_inb_filled(x, b)
         return n
     if n == 0:
-        x.io = (x.io & ~IO_READABLE) | IO_EOF
-    else:
-        n = -errno
-        if n == -EINTR:
-            n = -EAGAIN                  # IO_READABLE stays: the ready list tries again
-            conn_ready(x)
-        elif n == -EAGAIN:
-            x.io &= ~IO_READABLE
-        else:
-            x.io = (x.io & ~IO_READABLE) | IO_ERROR
-    if b.start == b.end:
-        buf_return(&x.loop.bufs, b)
-        x.inb = NULL
+        x.io |= IO_EOF
+    conn_inb_unused(x)
     return n
-
-
-cdef void conn_ready(conn *x) noexcept nogil:
-    cdef event_loop *l = x.loop
-    if x.io & (IO_READY | IO_CLOSED):
-        return
-    x.io |= IO_READY
-    x.ready_next = NULL
-    if l.ready_tail is NULL:
-        l.ready_head = x
-    else:
-        l.ready_tail.ready_next = x
-    l.ready_tail = x
 
 
 cdef void conn_again(conn *x) noexcept nogil:
@@ -105,7 +76,7 @@ cdef void conn_again(conn *x) noexcept nogil:
 
 cdef void conn_read_start(conn *x) noexcept nogil:
     x.io |= IO_READING
-    if x.io & IO_READABLE:
+    if x.io & (IO_READABLE | IO_HELD):
         conn_ready(x)
 
 
@@ -128,17 +99,6 @@ cdef void conn_queue(conn *x, buf *b) noexcept nogil:
     x.out_bytes += b.end - b.start
 
 
-cdef void blocked(conn *x) noexcept nogil:
-    """The socket's buffer is full: wait for the edge that announces room."""
-    cdef epoll_event event
-    x.io |= IO_BLOCKED
-    if not x.io & IO_WRITES:
-        x.io |= IO_WRITES
-        event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
-        event.data.ptr = x
-        epoll_ctl(x.loop.epfd, EPOLL_CTL_MOD, x.fd, &event)
-
-
 cdef int conn_write(conn *x) noexcept nogil:
     cdef iovec iov[IOVS]
     cdef msghdr msg
@@ -148,6 +108,8 @@ cdef int conn_write(conn *x) noexcept nogil:
     cdef int count
     if x.io & (IO_BLOCKED | IO_CONNECTING):
         return 0
+    if x.tls is not NULL:
+        return tls_write(x)
     while x.out_head is not NULL:
         b = x.out_head
         if b.next is NULL:
@@ -168,7 +130,7 @@ cdef int conn_write(conn *x) noexcept nogil:
             n = sendmsg(x.fd, &msg, MSG_NOSIGNAL)
         if n < 0:
             if errno == EAGAIN:
-                blocked(x)
+                raw_blocked(x)
                 return 0
             if errno == EINTR:
                 continue
@@ -195,7 +157,7 @@ cdef int conn_write(conn *x) noexcept nogil:
                 n = 0
         if want > 0:
             # It took less than was offered: the socket's buffer is full, and an edge will follow.
-            blocked(x)
+            raw_blocked(x)
             return 0
     return 1
 
@@ -209,6 +171,8 @@ cdef uint64_t conn_unsent(conn *x) noexcept nogil:
 
 cdef void conn_resets(conn *x, int on) noexcept nogil:
     cdef linger how
+    if x.tls is not NULL:
+        x.tls.broken = on
     how.l_onoff = on
     how.l_linger = 0
     if x.fd >= 0:
@@ -219,12 +183,14 @@ cdef int conn_finish(conn *x) noexcept nogil:
     if x.io & (IO_SHUT | IO_CLOSED):
         return 0
     x.io |= IO_SHUT
+    if x.tls is not NULL and not tls_finish(x):
+        return -EAGAIN
     return 0 if shutdown(x.fd, SHUT_WR) == 0 else -errno
 
 
 cdef int conn_peek(conn *x) noexcept nogil:
     cdef char byte
-    return recv(x.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0
+    return x.io & IO_HELD or recv(x.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0
 
 
 cdef void conn_probe(conn *x) noexcept nogil:
@@ -245,10 +211,32 @@ cdef int conn_accept(conn *listener, sockaddr_storage *peer) noexcept nogil:
     return fd if fd >= 0 else -errno
 
 
+cdef int conn_introduce(conn *x, const char *p, uint32_t n) noexcept nogil:
+    cdef ssize_t taken
+    while True:
+        taken = send(x.fd, p, n, MSG_NOSIGNAL | MSG_MORE)
+        if taken >= 0 or errno != EINTR:
+            break
+    if taken != <ssize_t>n:
+        return -1                        # a new socket has room for it
+    x.out_taken += n
+    return 0
+
+
+cdef int conn_local(const conn *x, uint8_t *address, uint16_t *port) noexcept nogil:
+    cdef sockaddr_storage ours
+    cdef socklen_t length = sizeof(ours)
+    if x.fd < 0 or getsockname(x.fd, <sockaddr *>&ours, &length) != 0:
+        return 0
+    return socket_address(&ours, address, port)
+
+
 cdef void conn_close(conn *x) noexcept nogil:
     if x.io & IO_CLOSED:
         return
     x.io |= IO_CLOSED
+    if x.tls is not NULL:
+        tls_close(x)
     timer_remove(x.loop, x)
     x.deadline = 0
     if x.fd >= 0:

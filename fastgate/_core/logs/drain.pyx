@@ -27,11 +27,10 @@ from posix.mman cimport (
 from fastgate._core.platform.atomics cimport fg_load, fg_store
 from fastgate._core.logs.format cimport LINE_MAX, format_address, format_combined, format_json
 from fastgate._core.shared.log_ring cimport (
-    LOG_ABORTED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, LOG_SAMPLED, LOG_TEXT, LOG_TUNNEL, LOG_UPCALL,
-    LOG_UPSTREAM_REUSED, PHASE_NEVER, TEXTS, logring_header, logring_records, ring_header)
+    LOG_ABORTED, LOG_CERTIFICATE, LOG_DELAYED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, LOG_SAMPLED, LOG_TEXT, LOG_TLS, LOG_TUNNEL,
+    LOG_UPCALL, LOG_UPSTREAM_REUSED, PHASE_NEVER, TEXTS, logring_header, logring_records, ring_header)
 from fastgate._core.reason cimport (
-    CLIENT_CLOSED, CLIENT_TIMEOUT, INTERNAL_ERROR, RESPONSE_TRUNCATED, TUNNEL_CLOSED,
-)
+    CLIENT_CLOSED, CLIENT_TIMEOUT, RESPONSE_TRUNCATED, TUNNEL_CLOSED, failed_here)
 
 from datetime import UTC, datetime
 
@@ -206,7 +205,7 @@ cdef str _outcome(const log_record *r):
         return "tunnelled"
     if r.reason == 0:
         return "answered"
-    return "failed" if r.reason >= INTERNAL_ERROR else "refused"
+    return "failed" if failed_here(r.reason, r.status) else "refused"
 
 
 cdef list _phases(const log_record *r):
@@ -249,6 +248,9 @@ cdef dict _explain(const log_record *r):
         "attempts": r.attempts,
         "reused": bool(r.flags & LOG_UPSTREAM_REUSED),
         "keep_alive": bool(r.flags & LOG_KEEP_ALIVE),
+        "tls": bool(r.flags & LOG_TLS),
+        "client_certificate": bool(r.flags & LOG_CERTIFICATE),
+        "delayed": bool(r.flags & LOG_DELAYED),
         "http_1_0": bool(r.flags & LOG_HTTP_1_0),
         "upcall": bool(r.flags & LOG_UPCALL),
         "tunnel": bool(r.flags & LOG_TUNNEL),

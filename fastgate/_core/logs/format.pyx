@@ -18,12 +18,14 @@ from libc.stdint cimport uint16_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset, strlen
 
 from fastgate._core.shared.log_ring cimport (
-    LOG_ABORTED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, LOG_TUNNEL, LOG_UPCALL, LOG_UPSTREAM_REUSED, PHASES,
-    PHASE_NEVER, TEXTS, TEXT_CONSUMER, TEXT_HOST, TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_QUERY, TEXT_ROUTE,
+    LOG_ABORTED, LOG_CERTIFICATE, LOG_DELAYED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, LOG_TLS, LOG_TUNNEL, LOG_UPCALL,
+    LOG_UPSTREAM_REUSED, PHASES, PHASE_NEVER, TEXTS, TEXT_CONSUMER, TEXT_HOST, TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_QUERY, TEXT_ROUTE,
     TEXT_TARGET, TEXT_USER_AGENT)
 from fastgate._core.reason cimport reason_text
 from fastgate._core.platform.text cimport put_hex, put_lit
 from fastgate._core.http.head import ParseFault
+from fastgate._core.tls.faults import TlsFault
+from fastgate._core.tokens.faults import TokenFault
 from fastgate._core.shared.log_ring import PHASE_NAMES
 
 cdef extern from "<arpa/inet.h>" nogil:
@@ -62,7 +64,8 @@ cdef _fill():
     for i in range(KNOWN_FAULTS):
         text = b"fault_%d" % i
         memcpy(FAULTS[i], <const char *>text, len(text))
-    for name, member in ParseFault.__members__.items():
+    for name, member in [
+            *ParseFault.__members__.items(), *TlsFault.__members__.items(), *TokenFault.__members__.items()]:
         text = name.removeprefix("FAULT_").lower().encode("ascii")
         i = int(member)
         if i >= KNOWN_FAULTS or len(text) >= FAULT_ROOM:
@@ -75,7 +78,7 @@ _fill()
 
 
 def fault_name(number: int) -> str:
-    """The name of a ParseFault as in log lines; "" for 0."""
+    """The name of a ParseFault or TlsFault as in log lines; "" for 0."""
     if number == 0:
         return ""
     return FAULTS[min(number, KNOWN_FAULTS - 1)].decode("ascii")
@@ -423,7 +426,11 @@ cdef uint32_t format_json(const log_record *r, char *out, line_clock *clock, bin
             p = put_lit(p, b',"reused":true')
     if r.flags & LOG_KEEP_ALIVE:
         p = put_lit(p, b',"keep_alive":true')
-    if r.flags & (LOG_UPCALL | LOG_TUNNEL | LOG_ABORTED | LOG_HTTP_1_0):
+    if r.flags & LOG_TLS:
+        p = put_lit(p, b',"tls":true')
+    if r.flags & (LOG_CERTIFICATE | LOG_UPCALL | LOG_TUNNEL | LOG_ABORTED | LOG_HTTP_1_0 | LOG_DELAYED):
+        if r.flags & LOG_CERTIFICATE:
+            p = put_lit(p, b',"client_certificate":true')
         if r.flags & LOG_HTTP_1_0:
             p = put_lit(p, b',"http_1_0":true')
         if r.flags & LOG_UPCALL:
@@ -432,6 +439,8 @@ cdef uint32_t format_json(const log_record *r, char *out, line_clock *clock, bin
             p = put_lit(p, b',"tunnel":true')
         if r.flags & LOG_ABORTED:
             p = put_lit(p, b',"aborted":true')
+        if r.flags & LOG_DELAYED:
+            p = put_lit(p, b',"delayed":true')
     if r.amount_micros:
         p = put_number(put_lit(p, b',"amount_micros":'), r.amount_micros)
     p = put_member(p, b',"user_agent":"', &t, TEXT_USER_AGENT)

@@ -34,24 +34,24 @@ cdef extern from *:
         CH_QUERY = 8,        /* raw in a query, not '%' */
         CH_UNRESERVED = 16,  /* RFC 3986 2.3: escaping them changes nothing */
         CH_HOST = 32,        /* a registered name */
-        CH_NAME = 64,        /* tchar but '_' */
+        CH_NAME = 64,        /* letters, digits, '-': what nearly all names of fields consist of */
         CH_DIGIT = 128
     };
     #define FG_ALNUM (CH_TOKEN | CH_TEXT | CH_PATH | CH_QUERY | CH_UNRESERVED | CH_HOST | CH_NAME)
     static const uint8_t FG_CLASS[256] = {
         ['A' ... 'Z'] = FG_ALNUM, ['a' ... 'z'] = FG_ALNUM,
         ['0' ... '9'] = FG_ALNUM | CH_DIGIT,
-        ['-'] = FG_ALNUM, ['.'] = FG_ALNUM, ['~'] = FG_ALNUM, ['_'] = FG_ALNUM & ~CH_NAME,
-        ['!'] = CH_TOKEN | CH_NAME | CH_TEXT | CH_PATH | CH_QUERY,
-        ['$'] = CH_TOKEN | CH_NAME | CH_TEXT | CH_PATH | CH_QUERY,
-        ['&'] = CH_TOKEN | CH_NAME | CH_TEXT | CH_PATH | CH_QUERY,
-        ['\\''] = CH_TOKEN | CH_NAME | CH_TEXT | CH_PATH | CH_QUERY,
-        ['*'] = CH_TOKEN | CH_NAME | CH_TEXT | CH_PATH | CH_QUERY,
-        ['+'] = CH_TOKEN | CH_NAME | CH_TEXT | CH_PATH | CH_QUERY,
-        ['|'] = CH_TOKEN | CH_NAME | CH_TEXT | CH_PATH | CH_QUERY,
-        ['^'] = CH_TOKEN | CH_NAME | CH_TEXT | CH_QUERY,
-        ['`'] = CH_TOKEN | CH_NAME | CH_TEXT | CH_QUERY,
-        ['%'] = CH_TOKEN | CH_NAME | CH_TEXT, ['#'] = CH_TOKEN | CH_NAME | CH_TEXT,
+        ['-'] = FG_ALNUM, ['.'] = FG_ALNUM & ~CH_NAME, ['~'] = FG_ALNUM & ~CH_NAME, ['_'] = FG_ALNUM & ~CH_NAME,
+        ['!'] = CH_TOKEN | CH_TEXT | CH_PATH | CH_QUERY,
+        ['$'] = CH_TOKEN | CH_TEXT | CH_PATH | CH_QUERY,
+        ['&'] = CH_TOKEN | CH_TEXT | CH_PATH | CH_QUERY,
+        ['\\''] = CH_TOKEN | CH_TEXT | CH_PATH | CH_QUERY,
+        ['*'] = CH_TOKEN | CH_TEXT | CH_PATH | CH_QUERY,
+        ['+'] = CH_TOKEN | CH_TEXT | CH_PATH | CH_QUERY,
+        ['|'] = CH_TOKEN | CH_TEXT | CH_PATH | CH_QUERY,
+        ['^'] = CH_TOKEN | CH_TEXT | CH_QUERY,
+        ['`'] = CH_TOKEN | CH_TEXT | CH_QUERY,
+        ['%'] = CH_TOKEN | CH_TEXT, ['#'] = CH_TOKEN | CH_TEXT,
         ['('] = CH_TEXT | CH_PATH | CH_QUERY, [')'] = CH_TEXT | CH_PATH | CH_QUERY,
         [','] = CH_TEXT | CH_PATH | CH_QUERY, [';'] = CH_TEXT | CH_PATH | CH_QUERY,
         ['='] = CH_TEXT | CH_PATH | CH_QUERY, [':'] = CH_TEXT | CH_PATH | CH_QUERY,

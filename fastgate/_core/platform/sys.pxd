@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 cdef extern from "<errno.h>" nogil:
     int errno
     int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ECONNABORTED, ECONNRESET
-    int EADDRNOTAVAIL, ENOSPC, EPIPE, ENOENT, ECONNREFUSED, ETIMEDOUT
+    int EADDRNOTAVAIL, ENOSPC, EPIPE, ENOENT, ECONNREFUSED, ETIMEDOUT, EPROTO
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -63,7 +63,7 @@ cdef extern from "<sys/socket.h>" nogil:
     struct linger:
         int l_onoff
         int l_linger
-    int SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, SO_LINGER, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_PEEK, SHUT_WR
+    int SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, SO_LINGER, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_MORE, MSG_PEEK, SHUT_WR
     int socket(int domain, int type, int protocol)
     int connect(int fd, const sockaddr *addr, socklen_t len)
     int accept4(int fd, sockaddr *addr, socklen_t *len, int flags)
@@ -71,6 +71,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *buf, size_t len, int flags)
     ssize_t send(int fd, const void *buf, size_t len, int flags)
     ssize_t sendmsg(int fd, const msghdr *msg, int flags)
+    int getsockname(int fd, sockaddr *addr, socklen_t *len)
     int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
     int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
 
@@ -101,6 +102,7 @@ cdef extern from "<linux/sockios.h>" nogil:
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char *inet_ntop(int af, const void *src, char *dst, socklen_t size)
+    int inet_pton(int af, const char *src, void *dst)
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)

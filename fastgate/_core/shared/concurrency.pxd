@@ -13,6 +13,8 @@ cdef int concurrency_enter(segment_header *s, uint32_t worker, uint64_t key, uin
     # amount: the limit. *in_flight: how many are in flight in all workers, including this one if it entered.
 cdef void concurrency_leave(segment_header *s, uint32_t worker, uint64_t key) noexcept nogil
     # once for each time it entered
+cdef int concurrency_room(segment_header *s, uint32_t worker, uint64_t key) noexcept nogil
+    # whether the key has a row, or half of the worker's rows are free
 cdef uint64_t concurrency_count(segment_header *s, uint64_t key) noexcept nogil
     # in flight now, over all workers
 cdef void concurrency_clear(segment_header *s, uint32_t worker) noexcept nogil

@@ -154,6 +154,11 @@ cdef void concurrency_leave(segment_header *s, uint32_t worker, uint64_t key) no
         _free(head, row)
 
 
+cdef int concurrency_room(segment_header *s, uint32_t worker, uint64_t key) noexcept nogil:
+    cdef concurrency_head *head = _head(s, worker)
+    return 2 * head.used < s.concurrency_count or _find(s, head, key) is not NULL
+
+
 cdef uint64_t concurrency_count(segment_header *s, uint64_t key) noexcept nogil:
     cdef uint64_t total = 0
     cdef uint32_t w

@@ -1,7 +1,6 @@
 from fastgate._core.shared.segment import Segment
 
 STATUSES: tuple[int, ...]
-REASON_RANGES: tuple[tuple[int, int], ...]
 SLOT_LABELS: list[tuple[str, int]]
 
 class Histogram:
@@ -26,7 +25,13 @@ class RouteCounts:
     @property
     def bytes_in(self) -> int: ...
     @property
+    def validated(self) -> int: ...
+    @property
     def bytes_out(self) -> int: ...
+    @property
+    def delays(self) -> int: ...
+    @property
+    def aborts(self) -> int: ...
 
 class CountersSnapshot:
     @property
@@ -41,3 +46,4 @@ class CountersSnapshot:
     def draining(self) -> int: ...
 
 def counters_snapshot(segment: Segment) -> CountersSnapshot: ...
+def token_counts(segment: Segment) -> list[tuple[int, ...]]: ...

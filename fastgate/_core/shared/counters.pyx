@@ -2,8 +2,8 @@
 
     a worker's counter area                       one route_counters row
     +----------------------------+ counters_at    +--------------------------------+
-    | worker_counters            |                | outcomes[0..63]   by status    |
-    +----------------------------+                | outcomes[64..127] by reason    |
+    | worker_counters            |                | outcomes[0..63]  by status     |
+    +----------------------------+                | outcomes[64..]   by reason     |
     | route row 0                |                | gateway, total, upstream       |
     | route row 1                |                | bytes_in, bytes_out            |
     | ...                        |                +--------------------------------+
@@ -22,9 +22,9 @@ that no worker ever used.
 
 **Outcomes.** An exchange without a Reason is counted by its status: the common statuses have
 a slot each, the others share one slot per class ("2xx"), and an invalid status is "other". An
-exchange with a Reason is counted by the reason alone, which implies the status. Slot numbers never
-change while a segment lives, even under newer code: reasons map by fixed ranges, statuses are
-appended.
+exchange with a Reason is counted by the reason alone, which implies the status: its slot is
+STATUS_SLOTS plus the number. Slot numbers never change while a segment lives, even under newer code:
+statuses are appended, and reasons keep their numbers.
 
 **Histograms.** Bucket i counts durations below 16 us * 2^i: its number is the bit length of
 the duration in units of 16 us. Powers of two lose less precision than people expect: quantiles are
@@ -36,11 +36,10 @@ from libc.string cimport memset
 from fastgate._core.platform.atomics cimport fg_load
 from fastgate._core.reason cimport REASON_COUNT
 from fastgate._core.shared.segment cimport Segment
-from fastgate._core.shared.layout cimport BUCKETS, OUTCOMES, worker_row
+from fastgate._core.shared.layout cimport (
+    BUCKETS, OUTCOMES, STATUS_SLOTS, TOKEN_RESULTS, TOKEN_ROWS, worker_row)
 
 cdef enum:
-    STATUS_SLOTS = 64
-    REASON_SLOT_OTHER = 127
     STATUS_END = 600
     BUCKET_UNIT_NS = 16000
     ROUTE_WORDS = sizeof(route_counters) // 8
@@ -52,19 +51,13 @@ STATUSES = (
     426, 428, 429, 431, 451, 500, 501, 502, 503, 504, 505, 507, 508, 511, 499, 203, 205, 300,
     100, 103, 226, 529,
 )
-# First and last reason of a range. Slots follow one another from 64 on, and all are assigned. A new reason
-# takes the place of a number that no reason has, as 103 did for 65, so that no slot moves.
-REASON_RANGES = (
-    (1, 6), (10, 15), (20, 29), (40, 45), (50, 59), (60, 64), (103, 103), (70, 75), (80, 89), (100, 102),
-)
 
 cdef uint8_t STATUS_SLOT[STATUS_END]
-cdef uint8_t REASON_SLOT[REASON_COUNT]
 SLOT_LABELS = []        # outcome slot → (status text, reason number)
 
 
 cdef _fill():
-    cdef int status, slot
+    cdef int status
     labels = [("other", 0)] + [(f"{c}xx", 0) for c in range(1, 6)]
     for status in range(STATUS_END):
         STATUS_SLOT[status] = <uint8_t>(status // 100)
@@ -74,14 +67,8 @@ cdef _fill():
     if len(labels) > STATUS_SLOTS:
         raise AssertionError("more statuses than slots")
     labels += [("other", 0)] * (STATUS_SLOTS - len(labels))
-    memset(REASON_SLOT, REASON_SLOT_OTHER, sizeof(REASON_SLOT))
-    for first, last in REASON_RANGES:
-        for number in range(first, last + 1):
-            REASON_SLOT[<int>number] = <uint8_t>len(labels)
-            labels.append(("", number))
-    if len(labels) > REASON_SLOT_OTHER:
-        raise AssertionError("more reasons than slots")
-    labels += [("", -1)] * (OUTCOMES - len(labels))
+    labels.append(("", -1))             # REASON_NONE has no count: those newer than this code
+    labels += [("", number) for number in range(1, REASON_COUNT)]
     SLOT_LABELS.extend(labels)
 
 
@@ -109,7 +96,7 @@ cdef route_counters *counters_route(segment_header *s, uint32_t worker, uint32_t
 cdef void count_outcome(route_counters *r, uint32_t status, uint32_t reason) noexcept nogil:
     cdef uint32_t slot
     if reason != 0:
-        slot = REASON_SLOT[reason] if reason < REASON_COUNT else REASON_SLOT_OTHER
+        slot = STATUS_SLOTS + (reason if reason < REASON_COUNT else 0)
     else:
         slot = STATUS_SLOT[status] if status < STATUS_END else 0
     fg_count(&r.outcomes[slot], 1)
@@ -140,9 +127,9 @@ cdef class Histogram:
 cdef class RouteCounts:
     """One route's counts, over all workers.
 
-    `outcomes`: (status, reason, count) for each that occurred. Without a reason (0), status
+    `delays`, `aborts`: faults that were injected. `outcomes`: (status, reason, count) for each that occurred. Without a reason (0), status
     is a number, a class ("2xx") or "other". With one, status is "", as the reason implies it;
-    -1 is any reason newer than this code.
+    -1 is any reason newer than this code. `validated`: requests that passed validation.
     """
 
     cdef readonly object slot          # None: the row for everything without a row of its own
@@ -152,6 +139,9 @@ cdef class RouteCounts:
     cdef readonly Histogram upstream
     cdef readonly object bytes_in
     cdef readonly object bytes_out
+    cdef readonly object delays
+    cdef readonly object aborts
+    cdef readonly object validated
 
 
 cdef class CountersSnapshot:
@@ -220,6 +210,9 @@ cdef RouteCounts _route(object slot, const route_counters *r):
     out.upstream = _histogram(&r.upstream)
     out.bytes_in = r.bytes_in
     out.bytes_out = r.bytes_out
+    out.delays = r.delays
+    out.aborts = r.aborts
+    out.validated = r.validated
     return out
 
 
@@ -248,6 +241,21 @@ cdef dict _worker(const worker_counters *c, const worker_row *row):
         "beyond_micros": c.beyond_micros,
         "streams": c.streams,
         "streams_rejected": c.streams_rejected,
+        "connections_refused": c.connections_refused,
+        "connections_uncounted": c.connections_uncounted,
+        "handshakes_refused": c.handshakes_refused,
+        "handshakes_dropped": c.handshakes_dropped,
+        "bad_proxy_headers": c.bad_proxy_headers,
+        "handshakes_client_1.2_full": c.handshakes[0][0][0],
+        "handshakes_client_1.2_resumed": c.handshakes[0][0][1],
+        "handshakes_client_1.3_full": c.handshakes[0][1][0],
+        "handshakes_client_1.3_resumed": c.handshakes[0][1][1],
+        "handshakes_upstream_1.2_full": c.handshakes[1][0][0],
+        "handshakes_upstream_1.2_resumed": c.handshakes[1][0][1],
+        "handshakes_upstream_1.3_full": c.handshakes[1][1][0],
+        "handshakes_upstream_1.3_resumed": c.handshakes[1][1][1],
+        "handshakes_client_failed": c.handshakes_failed[0],
+        "handshakes_upstream_failed": c.handshakes_failed[1],
         "pid": row.pid,
         "generation": row.generation,
         "heartbeat_ns": row.heartbeat_ns,
@@ -288,3 +296,18 @@ def counters_snapshot(Segment segment not None) -> CountersSnapshot:
     out.generation = fg_load(&s.generation)
     out.draining = fg_load(&s.draining)
     return out
+
+
+def token_counts(Segment segment not None) -> list[tuple[int, ...]]:
+    """Tokens of callers, by the row of their issuer: a number for each TokenResult, of all workers together."""
+    cdef segment_header *s = segment.header
+    cdef worker_counters *w
+    cdef uint32_t worker, row, result
+    cdef uint64_t sums[TOKEN_ROWS][TOKEN_RESULTS]
+    memset(sums, 0, sizeof(sums))
+    for worker in range(s.workers):
+        w = counters_worker(s, worker)
+        for row in range(TOKEN_ROWS):
+            for result in range(TOKEN_RESULTS):
+                sums[row][result] += fg_load(&w.tokens[row][result])
+    return [tuple([sums[row][result] for result in range(TOKEN_RESULTS)]) for row in range(TOKEN_ROWS)]

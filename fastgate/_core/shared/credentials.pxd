@@ -7,9 +7,6 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from fastgate._core.shared.consumer_row cimport consumer_row
 
-cdef enum:
-    REMEMBERED = 64           # bytes of the longest key that a connection remembers
-
 cpdef enum CredentialState:
     CREDENTIAL_FREE = 0
     CREDENTIAL_ACTIVE = 1
@@ -42,16 +39,13 @@ cdef struct index_header:     # 4096 bytes
     uint64_t used             # entries published, including revoked ones
     uint64_t revoked
     uint64_t rows_used        # rows below this one were assigned at least once
+    uint64_t revocations      # how often a credential became revoked, ever
 
 cdef class CredentialIndex:
     cdef readonly int fd
     cdef char *base
     cdef size_t size
     cdef readonly bint writable
-    cdef int lookup(self, const char *key, uint32_t length, int64_t now_s,
-                    const consumer_row **row, uint64_t *identity) noexcept nogil
-        # *row: the consumer, also for a refused credential; NULL for CREDENTIAL_UNKNOWN. Valid as
-        # long as this object lives, but see "Grace" in credentials.pyx.
     # private
     cdef index_header *header
     cdef credential_entry *entries
@@ -76,15 +70,3 @@ cdef class CredentialIndex:
     cdef _check_writable(self)
     cdef credential_entry *_existing(self, bytes digest) except NULL
     cdef _recount(self)
-
-# The key that a connection sent last: the next request mostly has the same key, which need not be hashed again.
-cdef struct key_memory:
-    uint8_t length            # 0: none
-    uint8_t digest[32]
-    char key[REMEMBERED]
-
-
-# As `lookup`, and returns the entry with its identity and spending cap. NULL for CREDENTIAL_UNKNOWN.
-# last: NULL, or the key that the connection remembers.
-cdef int credential_find(CredentialIndex index, const char *key, uint32_t length, int64_t now_s, key_memory *last,
-                         const consumer_row **row, const credential_entry **entry) noexcept nogil

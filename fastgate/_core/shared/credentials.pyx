@@ -47,6 +47,7 @@ from posix.unistd cimport close
 
 from fastgate._core.platform.atomics cimport fg_load, fg_prefetch, fg_store
 from fastgate._core.reason cimport CONSUMER_SUSPENDED, CREDENTIAL_EXPIRED, CREDENTIAL_REVOKED, CREDENTIAL_UNKNOWN
+from fastgate._core.tls.openssl cimport sha256
 from fastgate._core.shared.consumer_row cimport (
     CONSUMER_SUSPENDED_FLAG, OVERRIDES, consumer_of, limit_override, overrides_row, put_overrides, spending_cap,
     spending_word, text_of)
@@ -54,22 +55,9 @@ from fastgate._core.shared.consumer_row cimport (
 from fastgate._core.shared.callers import (
     NO_ACCOUNT, NO_PLAN, Consumer, Found, IndexFullError, LimitOverride, SpendingCap)
 
-cdef extern from *:
-    """
-    #define OPENSSL_SUPPRESS_DEPRECATED     /* the one-shot EVP calls cost several times as much */
-    #include <openssl/sha.h>
-    static inline void fg_sha256(const char *p, size_t n, unsigned char *out) {
-        SHA256_CTX c;
-        SHA256_Init(&c);
-        SHA256_Update(&c, p, n);
-        SHA256_Final(out, &c);
-    }
-    """
-    void fg_sha256(const char *p, size_t n, unsigned char *out) noexcept nogil
-
 cdef enum:
     PAGE = 4096
-    INDEX_VERSION = 3
+    INDEX_VERSION = 4
     DIGEST = 32
     FILL_PERCENT = 70
     SMALLEST = 64                 # slots
@@ -92,7 +80,7 @@ def key_digest(key) -> bytes:
     cdef uint8_t digest[DIGEST]
     if not 0 < len(raw) <= KEY_MAX:
         raise ValueError(f"a key has 1 to {KEY_MAX} bytes, not {len(raw)}")
-    fg_sha256(raw, len(raw), digest)
+    sha256(raw, len(raw), digest)
     return (<char *>digest)[:DIGEST]
 
 
@@ -248,13 +236,6 @@ cdef class CredentialIndex:
                 self.free_rows.append((now, row))
 
     # ---- reading ----------------------------------------------------------------------
-
-    cdef int lookup(self, const char *key, uint32_t length, int64_t now_s,
-                    const consumer_row **row, uint64_t *identity) noexcept nogil:
-        cdef const credential_entry *e
-        cdef int result = credential_find(self, key, length, now_s, NULL, row, &e)
-        identity[0] = e.identity if e is not NULL else 0
-        return result
 
     cdef int judge(self, const credential_entry *e, uint64_t word, int64_t now_s,
                    const consumer_row **row) noexcept nogil:
@@ -480,6 +461,7 @@ cdef class CredentialIndex:
             return False
         e.changed_at = _second(<int64_t>time.time())
         fg_store(&self.header.revoked, self.header.revoked + 1)
+        fg_store(&self.header.revocations, self.header.revocations + 1)
         fg_store(&e.word, (e.word & ~<uint64_t>WORD_STATE) | <uint64_t>CREDENTIAL_REVOKED_STATE)
         return True
 
@@ -565,35 +547,3 @@ cdef class CredentialIndex:
 
 cdef bint _forgotten(const credential_entry *e, int64_t horizon) noexcept nogil:
     return (e.word & WORD_STATE) == CREDENTIAL_REVOKED_STATE and e.changed_at < horizon
-
-
-cdef inline int is_remembered(const key_memory *last, const char *key, uint32_t length) noexcept nogil:
-    """Takes the same time for any bytes: behind a proxy, a connection may carry the keys of many clients."""
-    cdef uint32_t i
-    cdef uint8_t differ = 0
-    if last.length != length:
-        return 0
-    for i in range(length):
-        differ |= <uint8_t>(last.key[i] ^ key[i])
-    return differ == 0
-
-
-cdef int credential_find(CredentialIndex index, const char *key, uint32_t length, int64_t now_s, key_memory *last,
-                         const consumer_row **row, const credential_entry **entry) noexcept nogil:
-    cdef uint8_t digest[DIGEST]
-    cdef const uint8_t *known = digest
-    cdef uint64_t word = 0
-    entry[0] = NULL
-    if length <= KEY_MAX:
-        if last is not NULL and length != 0 and is_remembered(last, key, length):
-            known = last.digest
-        else:
-            fg_sha256(key, length, digest)
-            if last is not NULL and length <= REMEMBERED:
-                last.length = <uint8_t>length
-                memcpy(last.key, key, length)
-                memcpy(last.digest, digest, DIGEST)
-        entry[0] = index.slot_of(known, &word)
-        if word == 0:
-            entry[0] = NULL
-    return index.judge(entry[0], word, now_s, row)

@@ -8,9 +8,11 @@ invariants: segment.pyx. The records of the log ring are in log_ring.pxd.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from fastgate._core.reason cimport REASON_COUNT
+
 cdef enum:
     MAX_WORKERS = 64
-    SEGMENT_VERSION = 4
+    SEGMENT_VERSION = 6
     PAGE = 4096
     LOGRING_HEAD = 4096           # bytes reserved before the log ring's records, at most
     LOG_RECORD = 512              # bytes: sizeof(log_record)
@@ -37,7 +39,7 @@ cdef struct target_row:           # 64 bytes; shared health of one upstream targ
     uint64_t ejections            # since the last success
     uint64_t failing_since_ns     # when the series of failures began
     uint64_t ejected              # how often it was ejected since it got this row
-    uint64_t reserved[1]
+    uint64_t started_ns           # since when it is usable, for slow start; 0: always. Writer: control
 
 cdef struct segment_header:       # 4096 bytes
     uint8_t magic[8]              # "FGSHM\0\0\0"
@@ -95,7 +97,8 @@ cdef struct concurrency_row:      # 16 bytes
 
 # ---- counters: counters.pyx -------------------------------------------------------------
 cdef enum:
-    OUTCOMES = 128            # 0..127: see outcome_index
+    STATUS_SLOTS = 64
+    OUTCOMES = STATUS_SLOTS + REASON_COUNT
     BUCKETS = 28              # histogram: bucket i counts durations < 2^i * 16 microseconds; last: the rest
 
 cdef struct histogram:
@@ -104,12 +107,26 @@ cdef struct histogram:
     uint64_t count
 
 cdef struct route_counters:
-    uint64_t outcomes[OUTCOMES]   # REASON_NONE range: by status (status_slot); else 64 + compact reason
+    uint64_t outcomes[OUTCOMES]   # without a Reason: by status; else STATUS_SLOTS + Reason
     histogram gateway             # accept of the head → last byte handed to the kernel, less upstream
     histogram total
     histogram upstream            # request sent → response head
     uint64_t bytes_in
     uint64_t bytes_out
+    uint64_t delays               # faults that were injected
+    uint64_t aborts
+    uint64_t validated            # requests that passed validation
+    uint64_t reserved[5]
+
+cdef enum:
+    TOKEN_ROWS = 16
+    TOKEN_RESULTS = 4
+
+cpdef enum TokenResult:
+    TOKEN_KNOWN = 0               # good, as was known
+    TOKEN_VERIFIED = 1            # good, as was found out
+    TOKEN_REFUSED = 2
+    TOKEN_FOUND_REVOKED = 3
 
 cdef struct worker_counters:
     uint64_t accepted
@@ -136,7 +153,15 @@ cdef struct worker_counters:
     uint64_t streams_rejected
     uint64_t rows_used            # route rows below this one may hold counts (set by counters_route)
     uint64_t beyond_micros        # price of what handlers reported beyond what they held
-    uint64_t reserved[8]
+    uint64_t connections_refused  # by a listener's limit of connections
+    uint64_t connections_uncounted    # let in past it: the table of counts was crowded
+    uint64_t handshakes_refused   # by a listener's limit of TLS handshakes
+    uint64_t handshakes_dropped   # by caps.handshakes
+    uint64_t bad_proxy_headers
+    uint64_t handshakes[2][2][2]  # of TLS: with clients, upstreams; version 1.2, 1.3; full, resumed
+    uint64_t handshakes_failed[2]
+    uint64_t tokens[TOKEN_ROWS][TOKEN_RESULTS]    # by their issuer's row, the first for those of no issuer; TokenResult
+    uint64_t reserved[49]
     histogram upcall_lag          # how long each step of a handler kept the worker from polling
 
 # ---- accounts: money/wallet.pyx ----------------------------------------------------------

@@ -9,7 +9,7 @@ from fastgate._core.platform.text cimport fg_copy
 
 cdef enum:
     PHASES = 16
-    LOG_TEXT = 307
+    LOG_TEXT = 304
     LOGRING_HEADER = 256      # bytes before the records: sizeof(ring_header)
     PHASE_NEVER = 0xFFFFFFFF  # in phase_us
 
@@ -44,6 +44,9 @@ cpdef enum LogFlag:
     LOG_ABORTED = 16          # the client left before the end
     LOG_SAMPLED = 32          # set by the client's traceparent
     LOG_HTTP_1_0 = 64         # the request was HTTP/1.0
+    LOG_TLS = 128             # the client's connection was over TLS
+    LOG_CERTIFICATE = 256     # with a client certificate that the route accepts
+    LOG_DELAYED = 512         # a delay was injected
 
 # Texts packed one after another in `text`, cut to fit; their lengths in `lens`.
 cpdef enum LogText:
@@ -73,13 +76,13 @@ cdef struct log_record:       # 512 bytes
     uint32_t phase_us[PHASES] # when the phase began, microseconds after the start; 0xffffffff: never
     uint32_t generation
     uint32_t route_slot
+    uint32_t flags            # LogFlag
     uint16_t status
     uint16_t reason           # Reason
     uint16_t port             # client's
     uint16_t attempts         # upstream attempts
     uint16_t fault            # ParseFault
     uint8_t worker
-    uint8_t flags             # LogFlag
     uint8_t lens[TEXTS]
     char text[LOG_TEXT]       # LOG_TEXT is the rest of 512 bytes
 
@@ -87,8 +90,8 @@ cdef ring_header *logring_header(segment_header *s, uint32_t worker) noexcept no
 cdef log_record *logring_records(segment_header *s, uint32_t worker) noexcept nogil
 
 cdef log_record *logring_reserve(segment_header *s, uint32_t worker) noexcept nogil
-    # The next record to fill: all zero except the phases (PHASE_NEVER) and the text's bytes; the
-    # same one until it is committed. NULL if the ring is full: already counted, in the ring.
+    # The next record to fill, the same one until it is committed: without texts, and everything else is to be
+    # written. NULL if the ring is full: already counted, in the ring.
 cdef void logring_commit(segment_header *s, uint32_t worker, log_record *r) noexcept nogil
 cdef uint32_t log_cut(uint32_t used, int which, const char *p, uint32_t n) noexcept nogil
     # how much of a text that is too long is kept: whole characters

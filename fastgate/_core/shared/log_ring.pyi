@@ -25,6 +25,9 @@ class LogFlag(IntEnum):
     LOG_ABORTED = 16
     LOG_SAMPLED = 32
     LOG_HTTP_1_0 = 64
+    LOG_TLS = 128
+    LOG_CERTIFICATE = 256
+    LOG_DELAYED = 512
 
 class LogText(IntEnum):
     TEXT_METHOD = 0

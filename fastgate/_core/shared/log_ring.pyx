@@ -23,7 +23,6 @@ from libc.string cimport memset
 from fastgate._core.platform.atomics cimport fg_load, fg_store
 from fastgate._core.shared.segment cimport Segment
 from fastgate._core.shared.layout cimport LOG_RECORD
-from fastgate._core.platform.text cimport fg_clear
 
 if sizeof(ring_header) != LOGRING_HEADER or sizeof(log_record) != LOG_RECORD:
     raise AssertionError("the log ring's structs do not have the sizes that its layout needs")
@@ -54,8 +53,8 @@ cdef log_record *logring_reserve(segment_header *s, uint32_t worker) noexcept no
         fg_store(&h.dropped, h.dropped + 1)
         return NULL
     r = logring_records(s, worker) + (head & (s.logring_count - 1))
-    fg_clear(r, sizeof(log_record) - LOG_TEXT)
-    memset(r.phase_us, 0xFF, sizeof(r.phase_us))
+    r.sequence = 0
+    memset(r.lens, 0, sizeof(r.lens))
     return r
 
 

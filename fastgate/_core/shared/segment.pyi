@@ -27,6 +27,7 @@ class TargetRow:
     health: int
     failures: int
     ejected_until_ns: int
+    started_ns: int
     @property
     def identity(self) -> int: ...
     @property

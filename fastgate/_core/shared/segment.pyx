@@ -227,7 +227,8 @@ cdef class WorkerRow:
 cdef class TargetRow:
     """One upstream target's shared health, live.
 
-    `health`: 0 unknown (usable), 1 healthy, 2 unhealthy; its writer is control. `failures` (in a row,
+    `health`: 0 unknown (usable), 1 healthy, 2 unhealthy; `started_ns`: since when it is usable (CLOCK_MONOTONIC; 0:
+    always), for slow start. Their writer is control. `failures` (in a row,
     over all workers), `ejected_until_ns` (CLOCK_MONOTONIC), `ejections` (since the last success) and
     `ejected` (total of ejections) are written by workers. `identity`: the target that has the row; `claim`
     it before using the rest.
@@ -246,6 +247,7 @@ cdef class TargetRow:
             fg_store(&self.row.ejections, 0)
             fg_store(&self.row.failing_since_ns, 0)
             fg_store(&self.row.ejected, 0)
+            fg_store(&self.row.started_ns, 0)
             fg_store(&self.row.identity, identity)
 
     @property
@@ -277,6 +279,14 @@ cdef class TargetRow:
     @ejected_until_ns.setter
     def ejected_until_ns(self, uint64_t value):
         fg_store(&self.row.ejected_until_ns, value)
+
+    @property
+    def started_ns(self):
+        return fg_load(&self.row.started_ns)
+
+    @started_ns.setter
+    def started_ns(self, uint64_t value):
+        fg_store(&self.row.started_ns, value)
 
     @property
     def ejections(self):

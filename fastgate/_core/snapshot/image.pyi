@@ -1,35 +1,10 @@
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+
+from fastgate._core.snapshot.records import RecordHeap
 
 NONE: int
 
-class ImageBuilder:
-    def table(self, records: list[bytes]) -> int: ...
-    def strings(self, texts: list[str]) -> int: ...
-    def numbers(self, values: Sequence[int]) -> int: ...
-    def string(self, text: str | bytes) -> bytes: ...
-    def limit(
-        self,
-        *,
-        identity: int,
-        kind: int,
-        scope: int,
-        amount: int,
-        name: str,
-        policy: str,
-        interval_ns: int = 0,
-        tolerance_ns: int = 0,
-        window_s: int = 0,
-        period: int = 0,
-        flags: int = 0,
-        headers: int = 0,
-        override_key: int = 0,
-    ) -> bytes: ...
-    def header_rule(self, name: str, value: str, action: int) -> bytes: ...
-    def address_rule(self, network: str, allow: bool) -> bytes: ...
-    def predicate(self, kind: int, name: str, value: str) -> bytes: ...
-    def url_piece(
-        self, kind: int, *, text: str = "", param: int = 0, encode: bool = False
-    ) -> bytes: ...
+class ImageBuilder(RecordHeap):
     def add_route(
         self,
         name: str,
@@ -62,6 +37,21 @@ class ImageBuilder:
         payment_required: str = "",
         host: str = "",
         rewrite: int = 0,
+        client_auth: int = 0,
+        traffic: int = ...,
+        validator: int = ...,
+    ) -> int: ...
+    def add_traffic(
+        self,
+        *,
+        delay_ns: int = 0,
+        fault_when: int = 0,
+        delay_permille: int = 0,
+        abort_permille: int = 0,
+        abort_status: int = 0,
+        maintenance_message: str = "",
+        maintenance_allow: int = 0,
+        maintenance_wait_s: int = 0,
     ) -> int: ...
     def add_service(
         self,
@@ -95,7 +85,9 @@ class ImageBuilder:
         eject_within_ms: int = 0,
         eject_ms: int = 0,
         eject_statuses: Iterable[int] = (),
-        flags: int = 0,
+        proxy_protocol: int = 0,
+        slow_start_ms: int = 0,
+        sticky: int = 0,
     ) -> int: ...
     def add_target(
         self,
@@ -107,8 +99,11 @@ class ImageBuilder:
         authority: str,
         weight: int = 1,
         path: str = "",
+        host: str = "",
+        tls: int = 0,
+        pool: int = 0,
+        sticky: str = "",
     ) -> int: ...
-    def price_steps(self, steps: list[tuple[int | None, int]]) -> int: ...
     def add_plan(
         self,
         name: str,
@@ -122,7 +117,15 @@ class ImageBuilder:
     ) -> None: ...
     def add_handler(self, name: str) -> int: ...
     def add_auth(
-        self, *, flags: int, header: str = "", query: str = "", challenge: str = ""
+        self,
+        *,
+        flags: int,
+        header: str = "",
+        query: str = "",
+        challenge: str = "",
+        methods: int = 0,
+        owned: int = 0,
+        anonymous: bytes = b"",
     ) -> int: ...
     def add_cors(
         self,
@@ -134,6 +137,18 @@ class ImageBuilder:
         max_age: int,
         flags: int,
     ) -> int: ...
+    def add_listener(
+        self,
+        id: int,
+        *,
+        flags: int = 0,
+        hsts_s: int | None = None,
+        redirect_port: int = 0,
+        proxies: int = 0,
+        max_connections: int = 0,
+        handshake_ns: int = 0,
+        handshake_tolerance_ns: int = 0,
+    ) -> None: ...
     def add_static(self, *, fields: bytes, body: bytes, status: int, location: int = 0) -> int: ...
     def set_refusal(
         self,
@@ -160,6 +175,7 @@ class ImageBuilder:
         max_head: int = 0,
         max_fields: int = 0,
         max_field: int = 0,
+        handshake_ms: int = 0,
         head_ms: int = 0,
         body_ms: int = 0,
         idle_ms: int = 0,
@@ -169,6 +185,7 @@ class ImageBuilder:
         max_connections: int = 0,
         max_upcalls: int = 0,
         max_streams: int = 0,
+        max_handshakes: int = 0,
         underscores: int = 0,
         loop_max: int = 0,
         flags: int = 0,

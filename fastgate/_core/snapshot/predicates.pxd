@@ -1,7 +1,7 @@
-"""predicates: what a route requires of a request besides host, path and method."""
+"""predicates: conditions on a request besides host, path and method: header fields, query, cookies."""
 from fastgate._core.http.head cimport head
-from fastgate._core.snapshot.snapshot cimport route_rec, snapshot_header
+from fastgate._core.snapshot.snapshot cimport snapshot_header, table_ref
 
-cdef bint predicates_hold(const snapshot_header *s, const route_rec *r, const char *buf,
+cdef bint predicates_hold(const snapshot_header *s, table_ref predicates, const char *buf,
                           const head *h) noexcept nogil
     # buf, h: the parsed request, whose fields and query are checked

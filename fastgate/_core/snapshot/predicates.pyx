@@ -1,16 +1,17 @@
-"""predicates: what a route requires of a request besides host, path and method: header fields and query.
+"""predicates: conditions on a request besides host, path and method: header fields, query, cookies.
 
-All of a route's predicates must hold. Names of fields are compared ignoring case, everything else
+All predicates of a table must hold. Names of fields are compared ignoring case, everything else
 exactly as it was sent.
 """
 from libc.stdint cimport uint32_t
 from libc.string cimport memchr, memcmp
 
 from fastgate._core.platform.chars cimport fg_same_lowered
+from fastgate._core.http.cookies cimport cookie_place, next_cookie
 from fastgate._core.http.head cimport FIELD_UNDERSCORE, field
 from fastgate._core.snapshot.snapshot cimport (
-    PREDICATE_HEADER_PREFIX, PREDICATE_HEADER_PRESENT, PREDICATE_QUERY_PRESENT, predicate, snap_str,
-    snap_table)
+    PREDICATE_COOKIE_PRESENT, PREDICATE_HEADER_PREFIX, PREDICATE_HEADER_PRESENT, PREDICATE_QUERY_PREFIX,
+    PREDICATE_QUERY_PRESENT, predicate, snap_str, snap_table)
 
 
 cdef inline bint value_holds(const char *wanted, uint32_t wanted_len, const char *p, uint32_t n,
@@ -67,14 +68,32 @@ cdef bint query_holds(const snapshot_header *s, const predicate *p, uint32_t how
     return False
 
 
-cdef bint predicates_hold(const snapshot_header *s, const route_rec *r, const char *buf,
-                          const head *h) noexcept nogil:
-    cdef const predicate *p = <const predicate *>snap_table(s, r.predicates)
+cdef bint cookie_holds(const snapshot_header *s, const predicate *p, uint32_t how, const char *buf,
+                       const head *h) noexcept nogil:
+    """Whether one of the cookies with this name matches."""
+    cdef const char *name = snap_str(s, p.name)
+    cdef const char *wanted = snap_str(s, p.value)
+    cdef const char *value
+    cdef cookie_place at = cookie_place(field=0, offset=0)
+    cdef uint32_t n = 0
+    while True:
+        value = next_cookie(buf, h, name, p.name.len, &at, &n)
+        if value is NULL:
+            return False
+        if value_holds(wanted, p.value.len, value, n, how):
+            return True
+
+
+cdef bint predicates_hold(const snapshot_header *s, table_ref predicates, const char *buf, const head *h) noexcept nogil:
+    cdef const predicate *p = <const predicate *>snap_table(s, predicates)
     cdef uint32_t i
-    for i in range(r.predicates.count):
+    for i in range(predicates.count):
         if p[i].kind <= PREDICATE_HEADER_PREFIX:
             if not header_holds(s, &p[i], p[i].kind - PREDICATE_HEADER_PRESENT, buf, h):
                 return False
-        elif not query_holds(s, &p[i], p[i].kind - PREDICATE_QUERY_PRESENT, buf, h):
+        elif p[i].kind <= PREDICATE_QUERY_PREFIX:
+            if not query_holds(s, &p[i], p[i].kind - PREDICATE_QUERY_PRESENT, buf, h):
+                return False
+        elif not cookie_holds(s, &p[i], p[i].kind - PREDICATE_COOKIE_PRESENT, buf, h):
             return False
     return True

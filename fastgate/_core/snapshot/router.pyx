@@ -46,7 +46,7 @@ pattern has nodes, at most MAX_SEGMENTS.
 from libc.string cimport memchr, memcmp, memset
 
 from fastgate._core.platform.atomics cimport fg_prefetch
-from fastgate._core.http.head cimport FIELD_UNDERSCORE, MAX_FIELDS, METHOD_OTHER, method_of
+from fastgate._core.http.head cimport F_COOKIE, F_OTHER, FIELD_UNDERSCORE, MAX_FIELDS, METHOD_OTHER, method_of
 from fastgate._core.snapshot.predicates cimport predicates_hold
 from fastgate._core.snapshot.snapshot cimport (
     NONE32, hash64, route_rec, snap_route, snap_str, snap_table, str_ref)
@@ -97,7 +97,7 @@ cdef bint choose(lookup *k, const candidate *c, uint32_t count) noexcept nogil:
     for i in range(count):
         method = takes_method(k, &c[i])
         if c[i].flags & CANDIDATE_PREDICATES and not predicates_hold(
-                k.snap, snap_route(k.snap, c[i].route), k.buf, k.req):
+                k.snap, snap_route(k.snap, c[i].route).predicates, k.buf, k.req):
             continue
         if method:
             k.out.route = c[i].route
@@ -498,6 +498,9 @@ cdef bytes fill_head(head *h, bytes method, object headers, object query):
         h.fields[i].value = at + <uint32_t>len(raw_name)
         h.fields[i].value_len = <uint32_t>len(raw_value)
         h.fields[i].flags = FIELD_UNDERSCORE if "_" in name else 0
+        h.fields[i].id = F_COOKIE if name.lower() == "cookie" else F_OTHER
+        if h.fields[i].id == F_COOKIE and not h.first[<int>F_COOKIE]:
+            h.first[<int>F_COOKIE] = i + 1
         at = h.fields[i].value + h.fields[i].value_len
         parts += [raw_name, raw_value]
     h.nfields = <uint16_t>len(headers)

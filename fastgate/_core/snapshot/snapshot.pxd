@@ -8,8 +8,11 @@ a worker), read by the exchange and the router.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from fastgate._core.snapshot.auth cimport auth_rec
+from fastgate._core.snapshot.refs cimport str_ref, table_ref
+
 cdef enum:
-    SNAPSHOT_VERSION = 11
+    SNAPSHOT_VERSION = 14
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cpdef enum SettingFlag:       # of the whole gateway
@@ -20,13 +23,25 @@ cpdef enum SettingFlag:       # of the whole gateway
     TRUST_UNIX = 16           # peers on Unix sockets are trusted proxies
     KEEP_SLASHES = 32         # "//" in a path is kept
 
-cdef struct str_ref:
-    uint32_t off
-    uint32_t len
+# ---- listeners ------------------------------------------------------------------------
+cpdef enum ListenerFlag:
+    LISTENER_TLS = 1          # connections without TLS are refused
+    LISTENER_REDIRECT_HTTPS = 2   # every request is redirected to https://
+    LISTENER_HSTS_SUBDOMAINS = 4
+    LISTENER_HSTS_PRELOAD = 8
+    LISTENER_PROXY_UNIX = 16  # peers on Unix sockets begin with a PROXY header
 
-cdef struct table_ref:        # a table of records: byte offset of the first, and how many
-    uint32_t off
-    uint32_t count
+cdef struct listener_rec:     # only listeners with something of this have one
+    uint64_t id               # keyring.listener_id of the listener's key
+    uint32_t flags            # ListenerFlag
+    uint32_t hsts_s           # max-age in `hsts`
+    str_ref hsts              # Strict-Transport-Security, a rendered line; len 0: it is not sent
+    uint16_t redirect_port    # where redirects lead
+    uint16_t reserved
+    uint32_t max_connections  # of one address at once; 0: no limit
+    uint64_t handshake_ns     # nanoseconds for each TLS handshake of one address; 0: no limit
+    uint64_t handshake_tolerance_ns   # handshake_ns * burst
+    table_ref proxies         # address_rule: peers that begin with a PROXY header
 
 # ---- limits ---------------------------------------------------------------------------
 cpdef enum LimitKind:
@@ -66,24 +81,31 @@ cdef struct limit_rec:
     str_ref policy            # rendered member of RateLimit-Policy, e.g. "burst";q=100;w=60
     table_ref headers         # BY_HEADER: table of str_ref, lower-case field names
     uint64_t override_key     # the key of consumers' own numbers for it; 0: they cannot have any
+    uint32_t scope            # LimitScope bits
     uint8_t kind              # LimitKind
-    uint8_t scope             # LimitScope bits
     uint8_t period            # Period
-    uint8_t flags             # LimitFlag
-    uint32_t reserved
+    uint16_t flags            # LimitFlag
 
-# ---- authentication -------------------------------------------------------------------
+# ---- authentication: auth.pxd has the records -----------------------------------------
 cpdef enum AuthFlag:
     AUTH_BEARER = 1           # accept Authorization: Bearer KEY
     AUTH_OPTIONAL = 2         # no credential: continue as anonymous
     AUTH_FORWARD = 4          # do not remove the credential
+    AUTH_ALL = 8              # every method must accept the request; else the first one whose credential is there
+    AUTH_TOKENS = 32          # what looks like a JSON Web Token is no API key
+    AUTH_LIST = 16            # `methods` says how; else by API key alone
 
-cdef struct auth_rec:
-    uint32_t flags
-    uint32_t reserved
-    str_ref header            # lower-case name of the field with the key; len 0: none
-    str_ref query             # query parameter; len 0: none
-    str_ref challenge         # value for WWW-Authenticate
+cpdef enum AuthKind:
+    AUTH_KEY = 1              # API key
+    AUTH_JWT = 2
+    AUTH_INTROSPECTION = 3    # token of which its issuer is asked (RFC 7662)
+    AUTH_CERTIFICATE = 4      # TLS client certificate
+    AUTH_BASIC = 5            # HTTP Basic (RFC 7617)
+    AUTH_SERVICE = 8          # another service decides
+
+cpdef enum AuthMethodFlag:
+    METHOD_ANONYMOUS = 1      # a credential that is valid and no consumer's: continue as anonymous
+    METHOD_FORWARD = 2        # do not remove the credential
 
 # ---- header rules, address rules, predicates, statics ---------------------------------
 cpdef enum HeaderAction:
@@ -111,9 +133,12 @@ cpdef enum PredicateKind:
     PREDICATE_QUERY_PRESENT = 4
     PREDICATE_QUERY_EQUALS = 5
     PREDICATE_QUERY_PREFIX = 6
+    PREDICATE_COOKIE_PRESENT = 7
+    PREDICATE_COOKIE_EQUALS = 8
+    PREDICATE_COOKIE_PREFIX = 9
 
 cdef struct predicate:
-    str_ref name              # header: lower-case; query: as configured
+    str_ref name              # header: lower-case; query, cookie: as configured
     str_ref value
     uint32_t kind
     uint32_t reserved
@@ -162,6 +187,16 @@ cpdef enum RouteFlag:
     ROUTE_RETIRED = 64            # answer 410
     ROUTE_OPENAI_ERRORS = 128     # refusals also carry an `error` member in OpenAI's format
     ROUTE_ABANDONED_FREE = 256    # a client that leaves before the answer does not owe the route's price
+    ROUTE_CERTIFICATES = 512      # `client_auth` is not empty
+    ROUTE_CERTIFICATE_REQUIRED = 1024   # requests without a client certificate are refused
+    ROUTE_CERTIFICATE_FORWARD = 2048    # the upstream gets it (RFC 9440)
+    ROUTE_CLEAR_TOO = 4096        # served without TLS where other requests are redirected to https
+    ROUTE_FAULT = 8192            # faults are injected: `traffic_rec`
+    ROUTE_MAINTENANCE = 16384     # it is closed for maintenance
+    ROUTE_VALIDATE = 32768        # `validator` is one
+
+cdef enum:
+    ROUTE_TRAFFIC = ROUTE_FAULT | ROUTE_MAINTENANCE    # the flags with which a route has a `traffic_rec`
 
 cpdef enum PlanFlag:
     PLAN_ABANDONED_FREE = 1       # the same for the plan's price
@@ -181,7 +216,7 @@ cdef struct route_rec:            # 64 bytes, aligned to 64: what is specific to
     uint32_t policy               # index
     int32_t priority
 
-cdef struct policy_rec:           # 128 bytes, aligned to 64: equal policies are in the image once
+cdef struct policy_rec:           # 192 bytes, aligned to 64: equal policies are in the image once
     uint64_t body_cap             # bytes
     uint32_t service              # index, or NONE32
     uint32_t handler              # index, or NONE32
@@ -204,6 +239,26 @@ cdef struct policy_rec:           # 128 bytes, aligned to 64: equal policies are
     uint32_t idle_ms              # between two pieces of the answer's body, or of a tunnel; 0: the service's
     str_ref host                  # Host to send, unless ROUTE_PRESERVE_HOST; len 0: the target's
     table_ref rewrite             # url_piece: path and query to forward; empty: strip and replace apply
+    # the third line: read only if a RouteFlag says that there is something
+    table_ref client_auth         # uint64_t: keyring.authority_id of who may have issued a client certificate
+    uint32_t traffic              # index, or NONE32
+    uint32_t validator            # index in handlers, or NONE32
+    uint64_t reserved[6]
+
+# What a route does with its traffic besides forwarding it. Each part is read only if its RouteFlag is set.
+cdef struct traffic_rec:
+    # ROUTE_FAULT
+    uint64_t delay_ns             # 0: none
+    table_ref fault_when          # predicate: of the requests concerned; empty: all
+    uint16_t delay_permille       # of these requests
+    uint16_t abort_permille
+    uint16_t abort_status         # 0: none
+    uint16_t spare
+    # ROUTE_MAINTENANCE
+    str_ref maintenance_message   # what its operator says; len 0: nothing
+    table_ref maintenance_allow   # address_rule: who may pass
+    uint32_t maintenance_wait_s   # for Retry-After
+    uint32_t spare2
 
 # A set of statuses: one bit for each from 400 to 599.
 cdef enum:
@@ -242,10 +297,23 @@ cdef struct service_rec:
     uint32_t flags
     uint32_t reserved
 
+cpdef enum StickySecure:          # whether a sticky cookie is set as Secure
+    STICKY_CLEAR = 0
+    STICKY_SECURE = 1
+    STICKY_AUTO = 2               # if the client used https
+
+cdef struct sticky_rec:
+    str_ref cookie                # its name
+    str_ref before                # "Set-Cookie: NAME="
+    str_ref after                 # what follows the value: "; Path=/; ...", without Secure and a line end
+    uint32_t secure               # StickySecure
+    uint32_t reserved
+
 cdef struct upstream_rec:
     str_ref name
     uint64_t identity
     table_ref targets
+    table_ref sticky              # one sticky_rec; empty: no cookie
     str_ref hash_header           # lower-case
     uint32_t slot
     uint32_t balance              # Balance
@@ -258,19 +326,24 @@ cdef struct upstream_rec:
     uint32_t eject_after          # failures in a row; 0: never
     uint32_t eject_within_ms      # a series of failures lasts at most this long
     uint32_t eject_ms
-    uint32_t flags                # 1: TLS
+    uint32_t slow_start_ms        # how long the weight of a target that became usable grows; 0: not at all
+    uint32_t proxy_protocol       # version of the PROXY header that connections begin with; 0: none
     uint64_t eject_statuses[STATUS_WORDS]   # answers that count as failures
 
 cdef struct target_rec:
     uint8_t sockaddr[112]         # struct sockaddr_in / _in6 / _un, ready for connect()
     uint32_t sockaddr_len         # 0: the name could not be resolved yet
     uint32_t weight               # 1..1000
-    uint64_t identity             # hash of upstream name and address: key of the shared health row and of the pool
+    uint64_t identity             # hash of upstream name and address: key of the shared health row
+    uint64_t pool                 # hash of that and `tls`: key of the connections, which differ by it
+    uint64_t tls                  # keyring.upstream_id of its TLS; 0: clear
     uint32_t slot                 # row in the segment's target area
     uint32_t upstream             # index
     str_ref name                  # as configured, e.g. "http://10.0.0.11:9000"
     str_ref authority             # Host to send, e.g. "10.0.0.11:9000"
     str_ref path                  # base path before the forwarded path; len 0: none
+    str_ref host                  # name or IP address without port and brackets; len 0: Unix socket
+    str_ref sticky                # the cookie's value that names it
 
 cdef struct price_step:           # of a plan's price list: the price of each request up to a number
     uint64_t up_to                # the last request of the period with this price; 0: all further requests
@@ -312,7 +385,7 @@ cpdef enum Hole:
     HOLE_RESETS_AT = 84       # 'T'  RFC 3339 UTC, e.g. 2026-11-20T12:00:00Z
     HOLE_POLICY = 80          # 'P'  limit name
     HOLE_ROUTE = 78           # 'N'  route name
-    HOLE_DETAIL = 68          # 'D'  more detail (parse fault), may be empty
+    HOLE_DETAIL = 68          # 'D'  more detail (parse fault, first error), may be empty
     HOLE_ALLOW = 77           # 'M'  methods, e.g. "GET, HEAD"
     HOLE_CHALLENGE = 87       # 'W'  the route's WWW-Authenticate value
     HOLE_BALANCE = 66         # 'B'  decimal money, e.g. 0.002: what the wallet has
@@ -333,12 +406,20 @@ cpdef enum Hole:
     HOLE_METER = 49           # '1'  name of a meter
     HOLE_UNITS = 50           # '2'  decimal: requested units
     HOLE_UNITS_FIT = 51       # '3'  decimal: units that would fit
+    HOLE_SCOPES = 63          # '?'  the scopes that a token must have, separated by spaces
+    HOLE_FAULT_AT = 59        # ';'  RFC 3339 UTC: what a token says, if its fault is about time
+    HOLE_NOW = 58             # ':'  RFC 3339 UTC: the time here
     # The same for people: "30 November 2026, 00:00 UTC", "3 hours 20 minutes".
     HOLE_RESETS_WORDS = 52    # '4'
     HOLE_DUE_WORDS = 53       # '5'
     HOLE_ENDED_WORDS = 54     # '6'
     HOLE_RETRY_WORDS = 55     # '7'
     HOLE_LIMIT_WORDS = 56     # '8'  5 requests a month for each consumer
+    HOLE_STATUS = 57          # '9'  decimal: the answer's status
+    HOLE_MESSAGE = 48         # '0'  what the operator says about a maintenance
+    # What is wrong with a request that was validated, as `exchange.errors` has it.
+    HOLE_ERRORS = 61          # '='  a list, made for the kind of template; longer than other holes
+    HOLE_ERROR_COUNT = 64     # '@'  decimal
 
 # A section of a template is included in the answer only if its condition holds. It begins with byte
 # 0x01 and one of these letters, and ends with 0x01 and a dot. Sections do not nest.
@@ -356,7 +437,9 @@ cpdef enum Section:
     SECTION_ENDED = 115       # 's'  the time when access ended is known
     SECTION_UNITS = 117       # 'u'  units of a meter were requested
     SECTION_FITS = 102        # 'f'  fewer of them would fit
+    SECTION_FAULT_AT = 105    # 'i'  the fault is about time
     SECTION_WAIT = 119        # 'w'  waiting for the limit to reset helps
+    SECTION_MESSAGE = 109     # 'm'  the operator says something
     SECTION_END = 46          # '.'
 
 # ---- the image ------------------------------------------------------------------------
@@ -369,6 +452,7 @@ cdef struct snapshot_header:
     uint64_t identity             # of the gateway (for Via and loop detection)
     table_ref routes
     table_ref policies
+    table_ref traffic
     table_ref services
     table_ref upstreams
     table_ref targets
@@ -380,6 +464,7 @@ cdef struct snapshot_header:
     table_ref refusals            # indexed by Reason, REASON_COUNT of them
     table_ref faults              # str_ref by ParseFault: text for HOLE_DETAIL
     table_ref trusted_proxies     # address_rule: peers whose X-Forwarded-* are trusted
+    table_ref listeners           # listener_rec
     table_ref router              # private to router.pyx: byte offset and size
     str_ref via                   # pseudonym for Via, e.g. "fastgate"
     str_ref server                # value of Server on our own answers; len 0: none
@@ -389,6 +474,7 @@ cdef struct snapshot_header:
     uint32_t max_head
     uint32_t max_fields
     uint32_t max_field
+    uint32_t handshake_ms         # time for a TLS handshake
     uint32_t head_ms              # time for a complete head
     uint32_t body_ms              # between two reads of a request body
     uint32_t idle_ms              # keep-alive
@@ -401,6 +487,7 @@ cdef struct snapshot_header:
     uint32_t loop_max             # how often Via may name this gateway
     uint32_t flags                # SettingFlag
     uint32_t max_streams          # handlers per worker that answer as a stream
+    uint32_t max_handshakes       # clients' TLS handshakes in progress, per worker
     uint64_t head_checksum        # of this header with both checksum words zero
     uint64_t capability_key[2]    # for the tokens in links of refusals; both 0: no links
 
@@ -417,6 +504,7 @@ cdef class Snapshot:
     cdef list _limits(self, table_ref t)
     cdef list _strings(self, table_ref t)
     cdef list _rules(self, table_ref t)
+    cdef list _predicates(self, table_ref t)
     cdef list _pieces(self, table_ref t)
     cdef list _addresses(self, table_ref t)
     cdef int _bounds(self, object index, uint32_t count) except -1
@@ -434,6 +522,10 @@ cdef inline const route_rec *snap_route(const snapshot_header *s, uint32_t i) no
 cdef inline const policy_rec *snap_policy(const snapshot_header *s, uint32_t i) noexcept nogil:
     return <const policy_rec *>(<const char *>s + s.policies.off) + i
 
+cdef inline const traffic_rec *snap_traffic(const snapshot_header *s, const policy_rec *p) noexcept nogil:
+    """That of a route with one of the flags."""
+    return <const traffic_rec *>(<const char *>s + s.traffic.off) + p.traffic
+
 cdef inline const service_rec *snap_service(const snapshot_header *s, uint32_t i) noexcept nogil:
     return <const service_rec *>(<const char *>s + s.services.off) + i
 
@@ -442,6 +534,26 @@ cdef inline const upstream_rec *snap_upstream(const snapshot_header *s, uint32_t
 
 cdef inline const target_rec *snap_target(const snapshot_header *s, uint32_t i) noexcept nogil:
     return <const target_rec *>(<const char *>s + s.targets.off) + i
+
+cdef inline const listener_rec *snap_listener(const snapshot_header *s, uint64_t id) noexcept nogil:
+    """The record of a listener, by its id; NULL: it has none."""
+    cdef const listener_rec *r = <const listener_rec *>(<const char *>s + s.listeners.off)
+    cdef uint32_t i
+    for i in range(s.listeners.count):
+        if r[i].id == id:
+            return r + i
+    return NULL
+
+# Whether it is outside the image.
+cdef inline bint table_out(const snapshot_header *h, table_ref t, uint64_t item) noexcept nogil:
+    if t.count == 0:
+        return False
+    return (t.off & 7) != 0 or t.off < sizeof(snapshot_header) or <uint64_t>t.off + t.count * item > h.size
+
+cdef inline bint str_out(const snapshot_header *h, str_ref r) noexcept nogil:
+    if r.len == 0:
+        return False
+    return r.off < sizeof(snapshot_header) or <uint64_t>r.off + r.len > h.size
 
 cdef inline const auth_rec *snap_auth(const snapshot_header *s, uint32_t i) noexcept nogil:
     return <const auth_rec *>(<const char *>s + s.auths.off) + i

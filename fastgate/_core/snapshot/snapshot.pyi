@@ -12,6 +12,13 @@ class SettingFlag(IntFlag):
     TRUST_UNIX = 16
     KEEP_SLASHES = 32
 
+class ListenerFlag(IntFlag):
+    LISTENER_TLS = 1
+    LISTENER_REDIRECT_HTTPS = 2
+    LISTENER_HSTS_SUBDOMAINS = 4
+    LISTENER_HSTS_PRELOAD = 8
+    LISTENER_PROXY_UNIX = 16
+
 class LimitKind(IntFlag):
     LIMIT_RATE = 1
     LIMIT_QUOTA = 2
@@ -43,6 +50,21 @@ class AuthFlag(IntFlag):
     AUTH_BEARER = 1
     AUTH_OPTIONAL = 2
     AUTH_FORWARD = 4
+    AUTH_ALL = 8
+    AUTH_LIST = 16
+    AUTH_TOKENS = 32
+
+class AuthKind(IntFlag):
+    AUTH_KEY = 1
+    AUTH_JWT = 2
+    AUTH_INTROSPECTION = 3
+    AUTH_CERTIFICATE = 4
+    AUTH_BASIC = 5
+    AUTH_SERVICE = 8
+
+class AuthMethodFlag(IntFlag):
+    METHOD_ANONYMOUS = 1
+    METHOD_FORWARD = 2
 
 class HeaderAction(IntFlag):
     HEADER_SET = 1
@@ -57,6 +79,9 @@ class PredicateKind(IntFlag):
     PREDICATE_QUERY_PRESENT = 4
     PREDICATE_QUERY_EQUALS = 5
     PREDICATE_QUERY_PREFIX = 6
+    PREDICATE_COOKIE_PRESENT = 7
+    PREDICATE_COOKIE_EQUALS = 8
+    PREDICATE_COOKIE_PREFIX = 9
 
 class UrlPiece(IntFlag):
     URL_TEXT = 0
@@ -78,6 +103,13 @@ class RouteFlag(IntFlag):
     ROUTE_RETIRED = 64
     ROUTE_OPENAI_ERRORS = 128
     ROUTE_ABANDONED_FREE = 256
+    ROUTE_CERTIFICATES = 512
+    ROUTE_CERTIFICATE_REQUIRED = 1024
+    ROUTE_CERTIFICATE_FORWARD = 2048
+    ROUTE_CLEAR_TOO = 4096
+    ROUTE_FAULT = 8192
+    ROUTE_MAINTENANCE = 16384
+    ROUTE_VALIDATE = 32768
 
 class PlanFlag(IntFlag):
     PLAN_ABANDONED_FREE = 1
@@ -93,6 +125,11 @@ class HashBy(IntFlag):
     HASH_BY_CONSUMER = 1
     HASH_BY_PATH = 2
     HASH_BY_HEADER = 3
+
+class StickySecure(IntFlag):
+    STICKY_CLEAR = 0
+    STICKY_SECURE = 1
+    STICKY_AUTO = 2
 
 class Hole(IntFlag):
     HOLE_REQUEST_ID = 73
@@ -138,12 +175,14 @@ class Snapshot:
     @property
     def bytes(self) -> int: ...
     def settings(self) -> dict[str, Any]: ...
+    def listeners(self) -> list[dict[str, Any]]: ...
     def routes(self) -> list[str]: ...
     def services(self) -> list[str]: ...
     def upstreams(self) -> list[str]: ...
     def handlers(self) -> list[str]: ...
     def plans(self) -> dict[int, str]: ...
     def route(self, index: int) -> dict[str, Any]: ...
+    def traffic(self, index: int) -> dict[str, Any]: ...
     def service(self, index: int) -> dict[str, Any]: ...
     def upstream(self, index: int) -> dict[str, Any]: ...
     def target(self, index: int) -> dict[str, Any]: ...

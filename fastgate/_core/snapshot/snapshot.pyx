@@ -9,9 +9,10 @@ How an image is verified, and what that costs:
 
 - `image.ImageBuilder` writes it into a memfd and seals that against writing, growing and
   shrinking. From then on nobody can change a byte of it, not even the process that wrote it.
-- Control maps the sealed image once with `verify=True`: this checks the checksum of the whole, and
-  every string, sub-table and index in every record (`router_build.verify_router` does the same for
-  the router's tables). Tens of milliseconds at 100,000 routes, outside the workers.
+- Control maps the sealed image once with `verify=True`, which checks the checksum of the whole. Then
+  `bounds.verify_records` checks every string, sub-table and index in every record, and
+  `router_build.verify_router` the router's tables. Tens of milliseconds at 100,000 routes, outside the
+  workers.
 - A worker asks the kernel whether the image is sealed, and checks magic, version, size, the
   checksum of the header and that every table is within the image. The time does not depend on the
   number of routes: microseconds. Workers also check the whole checksum of images up to 2 MiB, which
@@ -122,42 +123,28 @@ cdef uint64_t checksum_without(const char *base, uint64_t size, bint whole) noex
 
 # ---- bounds -----------------------------------------------------------------------------
 
-cdef inline bint _table_out(const snapshot_header *h, table_ref t, uint64_t item) noexcept nogil:
-    if t.count == 0:
-        return False
-    return (t.off & 7) != 0 or t.off < sizeof(snapshot_header) or <uint64_t>t.off + t.count * item > h.size
-
-
-cdef inline bint _str_out(const snapshot_header *h, str_ref r) noexcept nogil:
-    if r.len == 0:
-        return False
-    return r.off < sizeof(snapshot_header) or <uint64_t>r.off + r.len > h.size
-
-
-cdef inline bint _index_out(uint32_t i, table_ref t) noexcept nogil:
-    return i != NONE32 and i >= t.count
-
-
-cdef str _tables_wrong(const snapshot_header *h):
+cdef str tables_wrong(const snapshot_header *h):
     """The name of a table that is not within the image; None if all are."""
     for name, out in (
-        ("routes", _table_out(h, h.routes, sizeof(route_rec))),
-        ("policies", _table_out(h, h.policies, sizeof(policy_rec))),
-        ("services", _table_out(h, h.services, sizeof(service_rec))),
-        ("upstreams", _table_out(h, h.upstreams, sizeof(upstream_rec))),
-        ("targets", _table_out(h, h.targets, sizeof(target_rec))),
-        ("plans", _table_out(h, h.plans, sizeof(plan_rec))),
-        ("handlers", _table_out(h, h.handlers, sizeof(handler_rec))),
-        ("auths", _table_out(h, h.auths, sizeof(auth_rec))),
-        ("cors", _table_out(h, h.cors, sizeof(cors_rec))),
-        ("statics", _table_out(h, h.statics, sizeof(static_rec))),
-        ("refusals", _table_out(h, h.refusals, sizeof(refusal_rec))),
-        ("faults", _table_out(h, h.faults, sizeof(str_ref))),
-        ("trusted_proxies", _table_out(h, h.trusted_proxies, sizeof(address_rule))),
-        ("hidden_params", _str_out(h, h.hidden_params)),
-        ("router", _table_out(h, h.router, 1)),
-        ("via", _str_out(h, h.via)),
-        ("server", _str_out(h, h.server)),
+        ("routes", table_out(h, h.routes, sizeof(route_rec))),
+        ("policies", table_out(h, h.policies, sizeof(policy_rec))),
+        ("traffic", table_out(h, h.traffic, sizeof(traffic_rec))),
+        ("services", table_out(h, h.services, sizeof(service_rec))),
+        ("upstreams", table_out(h, h.upstreams, sizeof(upstream_rec))),
+        ("targets", table_out(h, h.targets, sizeof(target_rec))),
+        ("plans", table_out(h, h.plans, sizeof(plan_rec))),
+        ("handlers", table_out(h, h.handlers, sizeof(handler_rec))),
+        ("auths", table_out(h, h.auths, sizeof(auth_rec))),
+        ("cors", table_out(h, h.cors, sizeof(cors_rec))),
+        ("statics", table_out(h, h.statics, sizeof(static_rec))),
+        ("refusals", table_out(h, h.refusals, sizeof(refusal_rec))),
+        ("faults", table_out(h, h.faults, sizeof(str_ref))),
+        ("trusted_proxies", table_out(h, h.trusted_proxies, sizeof(address_rule))),
+        ("listeners", table_out(h, h.listeners, sizeof(listener_rec))),
+        ("hidden_params", str_out(h, h.hidden_params)),
+        ("router", table_out(h, h.router, 1)),
+        ("via", str_out(h, h.via)),
+        ("server", str_out(h, h.server)),
         ("refusals (their number)", h.refusals.count != 0 and h.refusals.count != REASON_COUNT),
     ):
         if out:
@@ -165,182 +152,11 @@ cdef str _tables_wrong(const snapshot_header *h):
     return None
 
 
-cdef bint _strings_out(const snapshot_header *h, table_ref t) noexcept nogil:
-    cdef const str_ref *rows = <const str_ref *>snap_table(h, t)
-    cdef uint32_t i
-    if _table_out(h, t, sizeof(str_ref)):
-        return True
-    for i in range(t.count):
-        if _str_out(h, rows[i]):
-            return True
-    return False
-
-
-cdef bint _limits_out(const snapshot_header *h, table_ref t) noexcept nogil:
-    cdef const limit_rec *rows = <const limit_rec *>snap_table(h, t)
-    cdef uint32_t i
-    if _table_out(h, t, sizeof(limit_rec)):
-        return True
-    for i in range(t.count):
-        if _str_out(h, rows[i].name) or _str_out(h, rows[i].policy) or _strings_out(h, rows[i].headers):
-            return True
-        if rows[i].kind == LIMIT_RATE and rows[i].interval_ns == 0:
-            return True
-    return False
-
-
-cdef bint _rules_out(const snapshot_header *h, table_ref t) noexcept nogil:
-    cdef const header_rule *rows = <const header_rule *>snap_table(h, t)
-    cdef uint32_t i
-    if _table_out(h, t, sizeof(header_rule)):
-        return True
-    for i in range(t.count):
-        if _str_out(h, rows[i].name) or _str_out(h, rows[i].value) or _str_out(h, rows[i].line):
-            return True
-    return False
-
-
-cdef bint _predicates_out(const snapshot_header *h, table_ref t) noexcept nogil:
-    cdef const predicate *rows = <const predicate *>snap_table(h, t)
-    cdef uint32_t i
-    if _table_out(h, t, sizeof(predicate)):
-        return True
-    for i in range(t.count):
-        if _str_out(h, rows[i].name) or _str_out(h, rows[i].value):
-            return True
-    return False
-
-
-cdef bint _pieces_out(const snapshot_header *h, table_ref t) noexcept nogil:
-    cdef const url_piece *rows = <const url_piece *>snap_table(h, t)
-    cdef uint32_t i
-    if _table_out(h, t, sizeof(url_piece)):
-        return True
-    for i in range(t.count):
-        if _str_out(h, rows[i].text) or rows[i].kind >= URL_PIECES:
-            return True
-    return False
-
-
-cdef bint _params_out(const snapshot_header *h, table_ref pieces, uint32_t params) noexcept nogil:
-    """Whether a route's URL has a parameter that the route's path does not have."""
-    cdef const url_piece *rows = <const url_piece *>snap_table(h, pieces)
-    cdef uint32_t i
-    for i in range(pieces.count):
-        if rows[i].kind == URL_PARAM and rows[i].param >= params:
-            return True
-    return False
-
-
-cdef bint _route_out(const snapshot_header *h, const route_rec *r) noexcept nogil:
-    return (
-        _str_out(h, r.name) or _str_out(h, r.pattern) or r.policy >= h.policies.count
-        or _strings_out(h, r.tokens) or _strings_out(h, r.params)
-        or _predicates_out(h, r.predicates)
-    )
-
-
-cdef bint _urls_out(const snapshot_header *h, const route_rec *r) noexcept nogil:
-    """As _params_out, for all URLs of a route. Policies and static responses have been checked before."""
-    cdef const policy_rec *p = snap_policy(h, r.policy)
-    cdef const static_rec *statics = <const static_rec *>snap_table(h, h.statics)
-    return _params_out(h, p.rewrite, r.params.count) or (
-        p.static_response != NONE32 and _params_out(h, statics[p.static_response].location, r.params.count))
-
-
-cdef bint _policy_out(const snapshot_header *h, const policy_rec *p) noexcept nogil:
-    return (
-        _str_out(h, p.replace) or _str_out(h, p.notice) or _str_out(h, p.payment_required) or _str_out(h, p.host)
-        or _index_out(p.service, h.services) or _index_out(p.handler, h.handlers)
-        or _index_out(p.static_response, h.statics) or _index_out(p.auth, h.auths)
-        or _index_out(p.cors, h.cors)
-        or _limits_out(h, p.limits) or _table_out(h, p.addresses, sizeof(address_rule))
-        or _rules_out(h, p.request_rules) or _rules_out(h, p.response_rules)
-        or _pieces_out(h, p.rewrite)
-    )
-
-
-cdef bint _upstream_out(const snapshot_header *h, const upstream_rec *u) noexcept nogil:
-    if _str_out(h, u.name) or _str_out(h, u.hash_header):
-        return True
-    if u.targets.count == 0:
-        return False
-    return (
-        u.targets.off < h.targets.off
-        or (u.targets.off - h.targets.off) % sizeof(target_rec) != 0
-        or (u.targets.off - h.targets.off) // sizeof(target_rec) + u.targets.count > h.targets.count
-    )
-
-
-cdef str _records_wrong(const snapshot_header *h):
-    """A record that refers to something outside the image; None if there is none."""
-    cdef uint32_t i
-    cdef const service_rec *service
-    cdef const target_rec *target
-    cdef const plan_rec *plan
-    cdef const auth_rec *auth
-    cdef const cors_rec *cors
-    cdef const static_rec *static
-    cdef const refusal_rec *refusal
-    for i in range(h.routes.count):
-        if _route_out(h, snap_route(h, i)):
-            return f"route {i}"
-    for i in range(h.policies.count):
-        if _policy_out(h, snap_policy(h, i)):
-            return f"policy {i}"
-    for i in range(h.services.count):
-        service = snap_service(h, i)
-        if (_str_out(h, service.name) or service.upstream >= h.upstreams.count
-                or _limits_out(h, service.limits)
-                or _table_out(h, service.plans, sizeof(uint32_t))):
-            return f"service {i}"
-    for i in range(h.upstreams.count):
-        if _upstream_out(h, snap_upstream(h, i)):
-            return f"upstream {i}"
-    for i in range(h.targets.count):
-        target = snap_target(h, i)
-        if (_str_out(h, target.name) or _str_out(h, target.authority) or _str_out(h, target.path)
-                or target.upstream >= h.upstreams.count or target.sockaddr_len > 112):
-            return f"target {i}"
-    plan = <const plan_rec *>snap_table(h, h.plans)
-    for i in range(h.plans.count):
-        if (_str_out(h, plan[i].name) or _limits_out(h, plan[i].limits)
-                or _table_out(h, plan[i].prices, sizeof(price_step))):
-            return f"plan {i}"
-    if _strings_out(h, h.handlers):       # a handler_rec is its name
-        return "handlers"
-    for i in range(h.auths.count):
-        auth = snap_auth(h, i)
-        if _str_out(h, auth.header) or _str_out(h, auth.query) or _str_out(h, auth.challenge):
-            return f"auth {i}"
-    cors = <const cors_rec *>snap_table(h, h.cors)
-    for i in range(h.cors.count):
-        if (_strings_out(h, cors[i].origins) or _str_out(h, cors[i].allow_methods)
-                or _str_out(h, cors[i].allow_headers) or _str_out(h, cors[i].expose_headers)):
-            return f"cors {i}"
-    static = <const static_rec *>snap_table(h, h.statics)
-    for i in range(h.statics.count):
-        if _str_out(h, static[i].fields) or _str_out(h, static[i].body) or _pieces_out(h, static[i].location):
-            return f"static response {i}"
-    for i in range(h.routes.count):
-        if _urls_out(h, snap_route(h, i)):
-            return f"a parameter of route {i}"
-    refusal = <const refusal_rec *>snap_table(h, h.refusals)
-    for i in range(h.refusals.count):
-        if (_str_out(h, refusal[i].fields) or _str_out(h, refusal[i].body)
-                or _str_out(h, refusal[i].html_fields) or _str_out(h, refusal[i].html_body)
-                or _str_out(h, refusal[i].markdown_fields) or _str_out(h, refusal[i].markdown_body)):
-            return f"refusal {i}"
-    if _strings_out(h, h.faults):
-        return "faults"
-    return None
-
-
 cdef class Snapshot:
     """A mapped, checked, read-only image.
 
-    `fd` is duplicated, so the caller may close its own at once. With `verify`, every byte and
-    every reference is checked, not only the header and the tables (see the module).
+    `fd` is duplicated, so the caller may close its own at once. With `verify`, every byte is checked,
+    not only the header and the tables (see the module).
 
     Raises `fastgate.errors.SnapshotError` with the fault, OSError if it cannot be
     mapped.
@@ -379,16 +195,12 @@ cdef class Snapshot:
             raise SnapshotError(f"the image's header gives {h.size} bytes, but it has {self.size}")
         if h.head_checksum != checksum_without(self.base, self.size, False):
             raise SnapshotError("the checksum of the image's header does not match")
-        wrong = _tables_wrong(h)
+        wrong = tables_wrong(h)
         if wrong is not None:
             raise SnapshotError(f"not within the image: {wrong}")
         if verify or self.size <= CHECK_WHOLE:
             if h.checksum != checksum_without(self.base, self.size, True):
                 raise SnapshotError("the checksum of the image does not match")
-        if verify:
-            wrong = _records_wrong(h)
-            if wrong is not None:
-                raise SnapshotError(f"the image refers to something outside itself: {wrong}")
 
     # ---- reading it: tests, `fastgate explain`, the control API ------------------------
 
@@ -412,6 +224,10 @@ cdef class Snapshot:
 
     cdef list _rules(self, table_ref t):
         cdef const header_rule *rows = <const header_rule *>snap_table(self.header, t)
+        return [self._open(rows[i]) for i in range(t.count)]
+
+    cdef list _predicates(self, table_ref t):
+        cdef const predicate *rows = <const predicate *>snap_table(self.header, t)
         return [self._open(rows[i]) for i in range(t.count)]
 
     cdef list _pieces(self, table_ref t):
@@ -450,6 +266,14 @@ cdef class Snapshot:
         del record["capability_key"]     # a secret, which no caller needs
         record["trusted_proxies"] = self._addresses(self.header.trusted_proxies)
         return record
+
+    def listeners(self) -> list:
+        """The records of the listeners that have one; `hsts` is a whole line."""
+        cdef const listener_rec *rows = <const listener_rec *>snap_table(self.header, self.header.listeners)
+        return [
+            self._open(rows[i]) | {"proxies": self._addresses(rows[i].proxies)}
+            for i in range(self.header.listeners.count)
+        ]
 
     def routes(self) -> list:
         """Names of the routes, by index."""
@@ -493,16 +317,26 @@ cdef class Snapshot:
         self._bounds(index, self.header.routes.count)
         cdef const route_rec *r = snap_route(self.header, index)
         cdef const policy_rec *p = snap_policy(self.header, r.policy)
-        cdef const predicate *predicates = <const predicate *>snap_table(self.header, r.predicates)
+        cdef const uint64_t *authorities = <const uint64_t *>snap_table(self.header, p.client_auth)
         record = self._open(p[0]) | self._open(r[0])
         record["tokens"] = self._strings(r.tokens)
         record["params"] = self._strings(r.params)
         record["limits"] = self._limits(p.limits)
         record["addresses"] = self._addresses(p.addresses)
-        record["predicates"] = [self._open(predicates[i]) for i in range(r.predicates.count)]
+        record["predicates"] = self._predicates(r.predicates)
         record["request_rules"] = self._rules(p.request_rules)
         record["response_rules"] = self._rules(p.response_rules)
         record["rewrite"] = self._pieces(p.rewrite)
+        record["client_auth"] = [authorities[i] for i in range(p.client_auth.count)]
+        return record
+
+    def traffic(self, index: int) -> dict:
+        """What one route does with its traffic besides forwarding it; `index`: its `traffic`."""
+        self._bounds(index, self.header.traffic.count)
+        cdef const traffic_rec *r = <const traffic_rec *>snap_table(self.header, self.header.traffic) + <uint32_t>index
+        record = self._open(r[0])
+        record["fault_when"] = self._predicates(r.fault_when)
+        record["maintenance_allow"] = self._addresses(r.maintenance_allow)
         return record
 
     def service(self, index: int) -> dict:
@@ -524,6 +358,9 @@ cdef class Snapshot:
             first = <uint32_t>((u.targets.off - self.header.targets.off) // sizeof(target_rec))
         record = self._open(u[0])
         record["targets"] = list(range(first, first + u.targets.count))
+        record["sticky"] = None
+        if u.sticky.count:
+            record["sticky"] = self._open((<const sticky_rec *>snap_table(self.header, u.sticky))[0])
         return record
 
     def target(self, index: int) -> dict:

@@ -20,10 +20,19 @@ cdef _copy_bytes(uint8_t *to, bytes value, Py_ssize_t n, str name):
     memcpy(to, <const char *>value, n)
 
 
+cdef log_record *_reserve(Segment segment, uint32_t worker) noexcept nogil:
+    """The next record, all of it zero and its phases PHASE_NEVER; NULL: the ring is full."""
+    cdef log_record *r = logring_reserve(segment.header, worker)
+    if r is not NULL:
+        memset(r, 0, sizeof(log_record))
+        memset(r.phase_us, 0xFF, sizeof(r.phase_us))
+    return r
+
+
 def write_record(Segment segment not None, uint32_t worker, *, int64_t started_unix_ns=0,
                  bytes request_id=bytes(16), bytes trace_id=bytes(16), bytes span_id=bytes(8),
                  bytes address=bytes(16), uint16_t port=0, uint16_t status=0, uint16_t reason=0,
-                 uint16_t fault=0, uint16_t attempts=0, uint8_t flags=0, uint64_t bytes_in=0,
+                 uint16_t fault=0, uint16_t attempts=0, uint32_t flags=0, uint64_t bytes_in=0,
                  uint64_t bytes_out=0, uint64_t duration_ns=0, uint64_t upstream_ns=0,
                  uint64_t amount_micros=0, uint32_t generation=0, uint32_t route_slot=0,
                  dict phases=None, **texts) -> bool:
@@ -38,7 +47,7 @@ def write_record(Segment segment not None, uint32_t worker, *, int64_t started_u
     _check(segment, worker)
     if unknown := set(texts) - set(TEXT_NAMES):
         raise TypeError(f"no such field of a log record: {', '.join(sorted(unknown))}")
-    r = logring_reserve(segment.header, worker)
+    r = _reserve(segment, worker)
     if r == NULL:
         return False
     _copy_bytes(r.request_id, request_id, 16, "request_id")
@@ -82,7 +91,7 @@ def write_numbered(Segment segment not None, uint32_t worker, uint64_t first, ui
     _check(segment, worker)
     with nogil:
         for k in range(first, first + n):
-            r = logring_reserve(segment.header, worker)
+            r = _reserve(segment, worker)
             if r == NULL:
                 n = k - first
                 break

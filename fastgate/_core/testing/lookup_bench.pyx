@@ -2,7 +2,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.shared.consumer_row cimport consumer_row
-from fastgate._core.shared.credentials cimport LOOKUP_OK, CredentialIndex
+from fastgate._core.shared.credentials cimport LOOKUP_OK, CredentialIndex, credential_entry
+from fastgate._core.shared.lookup cimport credential_find
 
 import time
 
@@ -17,14 +18,15 @@ def bench_lookup(CredentialIndex index not None, list keys not None, uint64_t n)
     cdef const char *first = <bytes>arena
     cdef const char *key = first
     cdef const uint32_t *lengths = <const uint32_t *><const char *><bytes>sizes
-    cdef uint64_t at = 0, passed = 0, identity, count = len(keys)
+    cdef uint64_t at = 0, passed = 0, count = len(keys)
     cdef const consumer_row *row
+    cdef const credential_entry *entry
     if not count or not n:
         raise ValueError("no keys to look up")
     started = time.perf_counter_ns()
     with nogil:
         for _ in range(n):
-            passed += index.lookup(key, lengths[at], 0, &row, &identity) == LOOKUP_OK
+            passed += credential_find(index, key, lengths[at], 0, NULL, &row, &entry) == LOOKUP_OK
             key += lengths[at]
             at += 1
             if at == count:

@@ -1,6 +1,6 @@
 """refusal_sample: what a refusal looks like, and what it costs, without a connection."""
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -96,6 +96,7 @@ cdef class Sample:
         """The answer, as it is sent. Raises ValueError for a reason without one."""
         if not 0 < reason < REASON_COUNT or not self.snapshot.refusal(reason)["status"]:
             raise ValueError(f"the reason {reason} has no answer")
+        self.e.status = <uint16_t>self.snapshot.refusal(reason)["status"]
         if start_refusal(self.e, reason) < 0:
             raise MemoryError
         answer = buf_head(self.d.io.out_head)[:buf_len(self.d.io.out_head)]
@@ -106,6 +107,7 @@ cdef class Sample:
         """Nanoseconds per answer, over n."""
         cdef uint64_t began = monotonic_ns()
         cdef int i
+        self.e.status = <uint16_t>self.snapshot.refusal(reason)["status"]
         with nogil:
             for i in range(n):
                 start_refusal(self.e, reason)

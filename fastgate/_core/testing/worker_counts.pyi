@@ -16,6 +16,9 @@ def count_request(
     upstream_ns: int = 0,
     bytes_in: int = 0,
     bytes_out: int = 0,
+    delays: int = 0,
+    aborts: int = 0,
+    validated: int = 0,
 ) -> None: ...
 def count_worker(segment: Segment, worker: int, name: str, n: int = 1) -> None: ...
 def bucket_of(ns: int) -> int: ...

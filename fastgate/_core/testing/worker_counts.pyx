@@ -7,14 +7,22 @@ from fastgate._core.shared.counters cimport (
 from fastgate._core.shared.layout cimport BUCKETS, histogram, route_counters, worker_counters
 from fastgate._core.shared.segment cimport Segment
 
-WORKER_COUNTERS = (
+_WORDS = (
     "accepted", "closed", "requests", "refused", "upstream_connects",
     "upstream_connect_failures", "upstream_reused", "retries", "limiter_allowed",
     "limiter_refused", "quota_allowed", "quota_refused", "concurrency_refused", "ring_drops",
     "upcalls", "upcalls_rejected", "parse_errors", "tunnels", "polls", "ejections",
-    "streams", "streams_rejected",
+    "streams", "streams_rejected", None, "beyond_micros", "connections_refused",
+    "connections_uncounted", "handshakes_refused", "handshakes_dropped", "bad_proxy_headers",
+    "handshakes_client_1.2_full", "handshakes_client_1.2_resumed", "handshakes_client_1.3_full",
+    "handshakes_client_1.3_resumed", "handshakes_upstream_1.2_full", "handshakes_upstream_1.2_resumed",
+    "handshakes_upstream_1.3_full", "handshakes_upstream_1.3_resumed", "handshakes_client_failed",
+    "handshakes_upstream_failed",
 )
-"""A worker's own counters: the words of `worker_counters`, in their order."""
+"""The words of `worker_counters`, in their order; None: not a counter."""
+
+WORKER_COUNTERS = tuple(name for name in _WORDS if name)
+"""A worker's own counters."""
 
 
 cdef _check(Segment segment, uint32_t worker):
@@ -24,7 +32,8 @@ cdef _check(Segment segment, uint32_t worker):
 
 def count_request(Segment segment not None, uint32_t worker, uint32_t slot, uint32_t status, *,
                   uint32_t reason=0, uint64_t gateway_ns=0, uint64_t total_ns=0,
-                  uint64_t upstream_ns=0, uint64_t bytes_in=0, uint64_t bytes_out=0) -> None:
+                  uint64_t upstream_ns=0, uint64_t bytes_in=0, uint64_t bytes_out=0, uint64_t delays=0,
+                  uint64_t aborts=0, uint64_t validated=0) -> None:
     """Count one request as a worker does. `upstream_ns` 0: no upstream took part."""
     _check(segment, worker)
     cdef route_counters *r = counters_route(segment.header, worker, slot)
@@ -35,6 +44,9 @@ def count_request(Segment segment not None, uint32_t worker, uint32_t slot, uint
         observe(&r.upstream, upstream_ns)
     fg_count(&r.bytes_in, bytes_in)
     fg_count(&r.bytes_out, bytes_out)
+    fg_count(&r.delays, delays)
+    fg_count(&r.aborts, aborts)
+    fg_count(&r.validated, validated)
 
 
 def count_worker(Segment segment not None, uint32_t worker, str name, uint64_t n=1) -> None:
@@ -49,7 +61,7 @@ def count_worker(Segment segment not None, uint32_t worker, str name, uint64_t n
         return
     if name not in WORKER_COUNTERS:
         raise KeyError(name)
-    fg_count((<uint64_t *>w) + <int>WORKER_COUNTERS.index(name), n)
+    fg_count((<uint64_t *>w) + <int>_WORDS.index(name), n)
 
 
 def bucket_of(uint64_t ns) -> int:

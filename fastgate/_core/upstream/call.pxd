@@ -33,4 +33,3 @@ cdef void up_data(conn *x, ssize_t n) noexcept nogil
 cdef void up_drained(conn *x) noexcept nogil
 cdef void up_progress(conn *x) noexcept nogil
 cdef void up_timeout(upstream *u) noexcept nogil
-cdef void upstream_close(core *c, upstream *u) noexcept nogil    # close the connection at once

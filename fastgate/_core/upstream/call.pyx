@@ -22,37 +22,37 @@ An answer's end must be known before a connection is pooled again: after bytes b
 `Connection: close`, or a request that was not sent completely, it is closed instead.
 """
 from libc.stdint cimport uint16_t
-from libc.stdlib cimport calloc
-from libc.string cimport memset
 
 from fastgate._core.platform.buffer cimport buf_len, buf_return
+from fastgate._core.upstream.announced cimport announced_find
+from fastgate._core.upstream.balance cimport select_target
 from fastgate._core.upstream.call_error cimport (
     RETRY_ANY, RETRY_IDEMPOTENT, RETRY_NEVER, SIDE_OURS, SIDE_UPSTREAM, call_error, connect_error, error_of, reset_error)
+from fastgate._core.upstream.connection cimport (
+    up_greet, up_greets, up_keep_session, up_open, up_tls_failed, upstream_close)
 from fastgate._core.io.delivery cimport delivery_look, delivery_watch
-from fastgate._core.http1.server cimport down_spare
 from fastgate._core.http.head cimport HEAD_UPGRADE_WEBSOCKET, head_reset
-from fastgate._core.io.poller cimport poller_connect
+from fastgate._core.io.tls cimport tls_fault, tls_rest, tls_resumed, tls_version, tls_why_failed
 from fastgate._core.io.transport cimport (
-    conn_again, conn_close, conn_drained, conn_ended, conn_expect_little, conn_flush, conn_queue,
+    conn_again, conn_broken, conn_drained, conn_ended, conn_expect_little, conn_flush, conn_held, conn_queue,
     conn_read_start, conn_read_stop, conn_reading)
 from fastgate._core.upstream.pool cimport (
-    pool_affords, pool_earn, pool_failed, pool_of, pool_oldest, pool_put, pool_select, pool_spend,
-    pool_succeeded, pool_take, pool_timed, pool_unlink)
+    pool_affords, pool_drop_sessions, pool_earn, pool_failed, pool_of, pool_put, pool_spend, pool_succeeded, pool_take,
+    pool_timed, pool_unlink)
 from fastgate._core.reason cimport (
     OVERLOADED, RESPONSE_TRUNCATED, UPSTREAM_CONNECT_FAILED, UPSTREAM_INVALID_RESPONSE, UPSTREAM_RESET,
-    UPSTREAM_TIMEOUT)
+    UPSTREAM_TIMEOUT, UPSTREAM_TLS_FAILED)
 from fastgate._core.state cimport (
     CALL_BODY, CALL_CLOSE_AFTER, CALL_CONNECT, CALL_COUNTED, CALL_DONE, CALL_FAILED, CALL_FRESH,
     CALL_GOOD, CALL_IDEMPOTENT, CALL_REPLAYABLE, CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND,
-    CALL_TRUNCATED, CALL_TUNNEL, CALL_UPGRADE, UP_BUSY, UP_CLOSED, UP_CONNECTING, UP_IDLE, core_of,
-    pool)
-from fastgate._core.io.connection cimport KIND_UP
+    CALL_TRUNCATED, CALL_TUNNEL, CALL_UPGRADE, UP_BUSY, core_of, pool)
 from fastgate._core.snapshot.snapshot cimport status_in
-from fastgate._core.platform.sys cimport EMFILE, monotonic_ns
+from fastgate._core.tls.faults cimport TLS_CLOSED_BY_PEER
+from fastgate._core.tls.openssl cimport TLS1_3_VERSION
+from fastgate._core.platform.sys cimport EPROTO, monotonic_ns
 from fastgate._core.upstream.deadlines cimport (
-    PASSES_BROKEN, PASSES_CLOSE, PASSES_CONNECT, PASSES_END, PASSES_SENT, still_reads, up_deadline,
+    PASSES_BROKEN, PASSES_CLOSE, PASSES_CONNECT, PASSES_END, PASSES_REST, PASSES_SENT, still_reads, up_deadline,
     up_passes)
-from fastgate._core.http1.client cimport client_http1
 
 cdef enum:
     MAX_INTERIM = 16
@@ -60,36 +60,6 @@ cdef enum:
 
 
 # ---- connections ------------------------------------------------------------------------
-
-cdef upstream *up_new(core *c) noexcept nogil:
-    cdef upstream *u = c.free_ups
-    if u is not NULL:
-        c.free_ups = u.next
-    else:
-        u = <upstream *>calloc(1, sizeof(upstream))
-        if u is NULL:
-            return NULL
-    memset(u, 0, sizeof(upstream))
-    u.io.kind = KIND_UP
-    u.io.fd = -1
-    u.io.loop = &c.loop
-    u.codec = client_http1()
-    c.n_ups += 1
-    return u
-
-
-cdef void upstream_close(core *c, upstream *u) noexcept nogil:
-    if u.state == UP_CLOSED:
-        return
-    if u.state == UP_IDLE:
-        pool_unlink(c, u)
-    u.state = UP_CLOSED
-    u.k = NULL
-    conn_close(&u.io)
-    c.n_ups -= 1
-    u.io.timer_next = c.loop.graveyard
-    c.loop.graveyard = &u.io
-
 
 cdef void detach(core *c, call *k) noexcept nogil:
     """Separate the call from its connection; the caller decides what becomes of the connection."""
@@ -107,6 +77,7 @@ cdef void cut(core *c, call *k) noexcept nogil:
     """Separate the call from its connection, and close the connection."""
     cdef upstream *u = k.up
     detach(c, k)
+    conn_broken(&u.io)
     upstream_close(c, u)
 
 
@@ -156,7 +127,7 @@ cdef int next_try(core *c, call *k, call_error *error) noexcept nogil:
         # A try that reached no target put no load on any: the next one costs no retry credit.
         if k.attempts >= most or (error.retryable == RETRY_IDEMPOTENT and not pool_affords(c, k)):
             return 0
-    reason = pool_select(c, k)
+    reason = select_target(c, k)
     if reason != 0:
         if k.attempts == 0:
             error.reason = <uint16_t>reason
@@ -176,33 +147,17 @@ cdef int attempt(core *c, call *k, call_error *error) noexcept nogil:
     cdef pool *p = pool_of(c, k.target)
     cdef int result
     k.flags &= ~PER_ATTEMPT
+    k.tls_fault = 0
     if not k.flags & CALL_FRESH:
-        u = pool_take(c, p)
-        while u is not NULL and u.pool_generation != p.generation:
-            upstream_close(c, u)         # the slot had another owner: this connection leads elsewhere
-            u = pool_take(c, p)
+        u = pooled(c, k, p)
     if u is not NULL:
         c.counters.upstream_reused += 1
         u.reused = 1
         u.requests += 1
         bind(k, u, p)
         return begin_send(c, k, error)
-    u = up_new(c)
-    if u is NULL:
-        error[0] = error_of(OVERLOADED, SIDE_OURS, RETRY_NEVER)
-        return 0
-    u.pool_generation = p.generation
-    u.home = p
-    u.state = UP_CONNECTING
-    u.requests = 1
-    c.counters.upstream_connects += 1
-    result = poller_connect(&c.loop, &u.io, k.target.sockaddr, k.target.sockaddr_len)
-    if result == -EMFILE and free_descriptor(c):
-        result = poller_connect(&c.loop, &u.io, k.target.sockaddr, k.target.sockaddr_len)
+    result = up_open(c, k, p, &u, error)
     if result < 0:
-        c.counters.upstream_connect_failures += 1
-        upstream_close(c, u)
-        error[0] = connect_error(-result)
         if error.side == SIDE_UPSTREAM:
             pool_failed(c, k)
         return 0
@@ -215,13 +170,19 @@ cdef int attempt(core *c, call *k, call_error *error) noexcept nogil:
     return 1
 
 
-cdef int free_descriptor(core *c) noexcept nogil:
-    """Close an unused connection: to an upstream or, if there is none, of a client."""
-    cdef upstream *u = pool_oldest(c)
-    if u is not NULL:
-        upstream_close(c, u)
-        return 1
-    return down_spare(c)
+cdef inline upstream *pooled(core *c, const call *k, pool *p) noexcept nogil:
+    """An idle connection that the call may use; NULL: there is none."""
+    cdef upstream *u
+    if k.group.proxy_protocol:
+        u = announced_find(c, k, p)
+        if u is not NULL:
+            pool_unlink(c, u)
+        return u
+    u = pool_take(c, p)
+    while u is not NULL and u.pool_generation != p.generation:
+        upstream_close(c, u)             # the slot had another owner: this connection leads elsewhere
+        u = pool_take(c, p)
+    return u
 
 
 cdef void bind(call *k, upstream *u, pool *p) noexcept nogil:
@@ -234,7 +195,7 @@ cdef void bind(call *k, upstream *u, pool *p) noexcept nogil:
 
 cdef int begin_send(core *c, call *k, call_error *error) noexcept nogil:
     cdef upstream *u = k.up
-    cdef uint64_t queued
+    cdef uint64_t taken
     k.state = CALL_SEND
     k.interims = 0
     head_reset(&k.resp)
@@ -246,9 +207,9 @@ cdef int begin_send(core *c, call *k, call_error *error) noexcept nogil:
     k.whole_ns = 0
     u.out.look_ns = 0
     conn_read_start(&u.io)
-    queued = u.io.out_bytes
+    taken = u.io.out_taken
     if call_flush(c, k) < 0:
-        if u.io.out_bytes == queued:
+        if u.io.out_taken == taken:
             error[0] = error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY)
             error.stale = u.reused
         else:
@@ -265,13 +226,30 @@ cdef void up_connected(conn *x, int error) noexcept nogil:
     cdef core *c = core_of(&u.io)
     cdef call *k = u.k
     cdef call_error why
+    cdef int result
     if k is NULL:
         upstream_close(c, u)
         return
     if error != 0:
         c.counters.upstream_connect_failures += 1
-        broken(c, k, connect_error(error))
+        if u.io.tls is not NULL and error == EPROTO:
+            c.counters.handshakes_failed[1] += 1
+            up_tls_failed(c, k, tls_fault(&u.io), tls_why_failed(&u.io))
+            # A peer that hangs up may be about to restart: only what it says or shows is a matter of trust.
+            broken(c, k, error_of(
+                UPSTREAM_CONNECT_FAILED if k.tls_fault == TLS_CLOSED_BY_PEER else UPSTREAM_TLS_FAILED,
+                SIDE_UPSTREAM, RETRY_ANY))
+        else:
+            broken(c, k, connect_error(error))
         return
+    if up_greets(k, u):
+        result = up_greet(c, k, u, &why)
+        if result <= 0:
+            if result < 0:
+                broken(c, k, why)
+            return
+    if u.io.tls is not NULL:
+        c.counters.handshakes[1][tls_version(x) == TLS1_3_VERSION][tls_resumed(x) != 0] += 1
     u.state = UP_BUSY
     if begin_send(c, k, &why):
         go_on(c, k)
@@ -281,6 +259,8 @@ cdef void up_connected(conn *x, int error) noexcept nogil:
 
 cdef void broken(core *c, call *k, call_error error) noexcept nogil:
     """The connection failed before a final head came."""
+    if error.reason == UPSTREAM_TLS_FAILED:
+        pool_drop_sessions(c, k.up.home)
     cut(c, k)
     if error.side == SIDE_UPSTREAM and not error.stale:
         pool_failed(c, k)
@@ -481,6 +461,9 @@ cdef void up_timeout(upstream *u) noexcept nogil:
     cdef int passes = up_passes(u)
     if passes == PASSES_CLOSE:
         upstream_close(c, u)
+    elif passes == PASSES_REST:
+        tls_rest(&u.io)
+        up_deadline(c, u)
     elif passes == PASSES_CONNECT:
         c.counters.upstream_connect_failures += 1
         broken(c, k, error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY))
@@ -505,9 +488,10 @@ cdef void call_end(core *c, call *k) noexcept nogil:
         return
     detach(c, k)
     if (k.flags & (CALL_CLOSE_AFTER | CALL_REQUEST_DONE | CALL_RESPONSE_DONE)) != (
-            CALL_REQUEST_DONE | CALL_RESPONSE_DONE) or not conn_drained(&u.io) or conn_ended(&u.io):
+            CALL_REQUEST_DONE | CALL_RESPONSE_DONE) or not conn_drained(&u.io) or conn_ended(&u.io) or conn_held(&u.io):
         upstream_close(c, u)
         return
+    up_keep_session(c, u)
     if u.io.inb is not NULL:
         buf_return(&c.loop.bufs, u.io.inb)
         u.io.inb = NULL

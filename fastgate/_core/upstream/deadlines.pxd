@@ -7,6 +7,7 @@ cdef enum Passing:            # what happens when a deadline passes
     PASSES_SENT = 3           # check whether the target still reads: more time, or 504
     PASSES_BROKEN = 4         # the answer breaks off
     PASSES_END = 5            # the tunnel ends
+    PASSES_REST = 6           # free what TLS keeps for a connection in use
 
 cdef void up_deadline(core *c, upstream *u) noexcept nogil
     # set it, by the state of the connection and its call

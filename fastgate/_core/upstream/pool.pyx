@@ -1,26 +1,8 @@
-"""pool: which target takes a call, and the idle connections to each.
+"""pool: the idle connections to each target, and what is known of the target.
 
 A worker has one pool per target slot (a target keeps its slot when the configuration is reloaded, so a
 reload closes no connection). Idle connections are kept last in, first out: the most recent one is used,
-and the oldest age out.
-
-Selection considers the *usable* targets: resolved, not found unhealthy by the active checks, not
-ejected, not yet tried for this call, and with room under `max_connections`.
-
-    round_robin         smooth weighted: each target's credit grows by its weight, the one with
-                        the most credit is chosen and pays the sum
-    least_connections   round robin among those with the fewest calls in progress per weight
-    p2c_ewma            round robin, but another target, drawn at random by weight, takes the turn
-                        if it is clearly faster: EWMA of the time to the head × load
-    hash                weighted rendezvous: -ln(u) / weight, with u in (0, 1] from hash(key, target),
-                        is exponentially distributed with rate weight. The probability that a
-                        target has the smallest of these numbers is proportional to its weight
-
-So if nothing else distinguishes targets, each policy gives them shares by weight.
-
-If every target that is left is only *ejected* (because of failures in traffic), the ejection is
-ignored: an answer may come, and a certain refusal is no better. A verdict of the active checks is
-not ignored: `no_healthy_target`.
+and the oldest age out. Which target takes a call is decided in balance.pyx.
 
 Ejections and verdicts are in the shared segment: what one worker learns, all workers know.
 
@@ -29,19 +11,17 @@ Ejections and verdicts are in the shared segment: what one worker learns, all wo
        └── success ── first request after it ◀──────────────────────────────────┘
                             └── failure ──▶ ejected again, for 2, 3, ... 10 times as long
 """
-from libc.math cimport log
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 
 
 from fastgate._core.platform.atomics cimport fg_add, fg_load, fg_store
-from fastgate._core.shared.cells cimport mix_key
-from fastgate._core.reason cimport NO_HEALTHY_TARGET, OVERLOADED
-from fastgate._core.platform.random cimport random64
-
-from fastgate._core.snapshot.snapshot cimport (
-    BALANCE_HASH, BALANCE_LEAST_CONNECTIONS, BALANCE_P2C_EWMA, snap_table, upstream_rec)
-from fastgate._core.state cimport MAX_POOLS, UP_BUSY, UP_IDLE
+from fastgate._core.snapshot.snapshot cimport snap_table, upstream_rec
+from fastgate._core.upstream.announced cimport announced_busy, announced_free, announced_idle
+from fastgate._core.state cimport MAX_POOLS, SESSIONS, UP_BUSY, UP_IDLE, pool_sessions
+from fastgate._core.tls.openssl cimport (
+    SSL_SESSION_free, SSL_SESSION_get_protocol_version, SSL_SESSION_get_time, SSL_SESSION_get_timeout,
+    SSL_SESSION_is_resumable, SSL_SESSION_up_ref, TLS1_3_VERSION)
 
 cdef enum:
     RETRY_COST = 1000         # the budget is counted in thousandths of a retry
@@ -49,219 +29,85 @@ cdef enum:
     RETRY_MOST = 20000
 
 
-# A target that is passed over gives no samples. Each time this period passes, what is known of it counts
-# half, until it is chosen again.
-cdef uint64_t HALF_LIFE_NS = 1000000000
-# Clearly faster: in two thirds of the time, and by a millisecond. A smaller difference is noise.
-cdef double CLEARLY = 2.0 / 3.0
-cdef double CLEARLY_NS = 1000000.0
-
-cdef extern from *:
-    int __builtin_ctzll(unsigned long long x) noexcept nogil
-
-
 cdef int pool_init(core *c) noexcept nogil:
     c.pools = <pool *>calloc(MAX_POOLS, sizeof(pool))
-    return 0 if c.pools is not NULL else -1
+    c.sessions = <pool_sessions *>calloc(MAX_POOLS, sizeof(pool_sessions))
+    return 0 if c.pools is not NULL and c.sessions is not NULL else -1
 
 
 cdef void pool_free(core *c) noexcept nogil:
+    cdef uint32_t i
+    if c.sessions is not NULL:
+        pool_forget_sessions(c)
+    free(c.sessions)
+    c.sessions = NULL
     free(c.pools)
     c.pools = NULL
+    announced_free(c)
 
 
-cdef inline target_row *row_of(core *c, const target_rec *t) noexcept nogil:
-    return <target_row *>(<char *>c.segment + c.segment.targets_off) + (t.slot % c.segment.targets_count)
+cdef void pool_forget_sessions(core *c) noexcept nogil:
+    cdef uint32_t i
+    for i in range(MAX_POOLS):
+        forget_sessions(&c.sessions[i])
 
 
-cdef pool *pool_of(core *c, const target_rec *t) noexcept nogil:
-    cdef pool *p = c.pools + (t.slot & (MAX_POOLS - 1))
-    if p.identity != t.identity:
-        # The slot has a new owner. Connections of the old one find that their pool's generation has changed
-        # when they return, and are closed.
-        p.generation += 1
-        p.identity = t.identity
-        p.current = 0
-        p.ewma_ns = 0
-        p.sampled_ns = 0
-        p.active = 0
-        p.retry_credit = RETRY_START
+cdef void forget_sessions(pool_sessions *s) noexcept nogil:
+    cdef uint32_t i
+    for i in range(SESSIONS):
+        SSL_SESSION_free(s.kept[i])
+        s.kept[i] = NULL
+
+
+cdef SSL_SESSION *pool_session(core *c, pool *p) noexcept nogil:
+    cdef pool_sessions *s = &c.sessions[p - c.pools]
+    cdef SSL_SESSION *session
+    cdef int64_t now = (<int64_t>c.loop.now + c.unix_offset) // 1000000000
+    cdef uint32_t i
+    for i in range(SESSIONS):
+        session = s.kept[SESSIONS - 1 - i]
+        if session is NULL:
+            continue
+        if not SSL_SESSION_is_resumable(session) or (
+                SSL_SESSION_get_time(session) + SSL_SESSION_get_timeout(session) < now):
+            s.kept[SESSIONS - 1 - i] = NULL
+            SSL_SESSION_free(session)
+        elif SSL_SESSION_get_protocol_version(session) < TLS1_3_VERSION:
+            SSL_SESSION_up_ref(session)          # a target that resumes it does not send another
+            return session
+        else:
+            s.kept[SESSIONS - 1 - i] = NULL
+            return session
+    return NULL
+
+
+cdef void pool_keep_session(core *c, pool *p, SSL_SESSION *session) noexcept nogil:
+    cdef pool_sessions *s = &c.sessions[p - c.pools]
+    cdef uint32_t i
+    if session is NULL:
+        return
+    SSL_SESSION_free(s.kept[0])
+    for i in range(SESSIONS - 1):
+        s.kept[i] = s.kept[i + 1]
+    s.kept[SESSIONS - 1] = session
+
+
+cdef void pool_drop_sessions(core *c, pool *p) noexcept nogil:
+    forget_sessions(&c.sessions[p - c.pools])
+
+
+cdef pool *pool_new_owner(core *c, pool *p, const target_rec *t) noexcept nogil:
+    """The pool's slot has a new owner. Connections of the old one find that their pool's generation has changed
+    when they return, and are closed."""
+    p.generation += 1
+    p.identity = t.pool
+    pool_drop_sessions(c, p)
+    p.current = 0
+    p.ewma_ns = 0
+    p.sampled_ns = 0
+    p.active = 0
+    p.retry_credit = RETRY_START
     return p
-
-
-cdef enum:
-    USABLE = 0
-    EJECTED = 1
-    FULL = 2
-    UNUSABLE = 3
-
-
-cdef int judge(core *c, const upstream_rec *g, const target_rec *t) noexcept nogil:
-    cdef target_row *row = row_of(c, t)
-    cdef pool *p
-    if t.sockaddr_len == 0:
-        return UNUSABLE
-    if fg_load(&row.identity) == t.identity:
-        if fg_load(&row.health) == 2:
-            return UNUSABLE
-        if fg_load(&row.ejected_until_ns) > c.loop.now:
-            return EJECTED
-    if g.max_connections != 0:
-        p = pool_of(c, t)
-        if p.active >= g.max_connections:
-            return FULL
-    return USABLE
-
-
-cdef inline const target_rec *target_at(call *k, uint32_t i) noexcept nogil:
-    return <const target_rec *>snap_table(k.snap, k.group.targets) + i
-
-
-cdef uint64_t usable(core *c, call *k, int worst) noexcept nogil:
-    """Bits of the targets not tried yet whose judgement is at most `worst`. The compiler allows 64 targets."""
-    cdef uint64_t mask = 0
-    cdef uint32_t i
-    for i in range(k.group.targets.count):
-        if not k.tried >> i & 1 and judge(c, k.group, target_at(k, i)) <= worst:
-            mask |= 1ull << i
-    return mask
-
-
-cdef int by_turns(core *c, call *k, uint64_t mask) noexcept nogil:
-    """Smooth weighted round robin among these targets, of which there is at least one."""
-    cdef const target_rec *t
-    cdef pool *p
-    cdef pool *chosen = NULL
-    cdef int64_t total = 0
-    cdef int i, best = -1
-    while mask:
-        i = __builtin_ctzll(mask)
-        mask &= mask - 1
-        t = target_at(k, i)
-        p = pool_of(c, t)
-        p.current += t.weight
-        total += t.weight
-        if chosen is NULL or p.current > chosen.current:
-            chosen = p
-            best = i
-    chosen.current -= total
-    return best
-
-
-cdef uint64_t least_busy(core *c, call *k, uint64_t mask) noexcept nogil:
-    """Those with the fewest calls in progress per weight."""
-    cdef const target_rec *t
-    cdef uint64_t busy, least = 0, weight = 0, found = 0
-    cdef int i
-    while mask:
-        i = __builtin_ctzll(mask)
-        mask &= mask - 1
-        t = target_at(k, i)
-        busy = pool_of(c, t).active
-        if found == 0 or busy * weight < least * t.weight:
-            least = busy
-            weight = t.weight
-            found = 0
-        if busy * weight == least * t.weight:
-            found |= 1ull << i
-    return found
-
-
-cdef int by_hash(core *c, call *k, uint64_t mask) noexcept nogil:
-    """Weighted rendezvous: the same key finds the same target as long as that is usable."""
-    cdef const target_rec *t
-    cdef double score, least = 0
-    cdef int i, best = -1
-    while mask:
-        i = __builtin_ctzll(mask)
-        mask &= mask - 1
-        t = target_at(k, i)
-        score = -log(<double>((mix_key(k.hash, t.identity) >> 11) + 1) / 9007199254740992.0) / t.weight
-        if best < 0 or score < least:
-            best = i
-            least = score
-    return best
-
-
-cdef inline uint64_t half_lives(core *c, const pool *p) noexcept nogil:
-    return (c.loop.now - p.sampled_ns) // HALF_LIFE_NS if c.loop.now > p.sampled_ns else 0
-
-
-cdef double cost(core *c, const target_rec *t, double mean) noexcept nogil:
-    """How long an answer takes, times the load; 0: not known. mean: of the weights."""
-    cdef pool *p = pool_of(c, t)
-    cdef uint64_t age
-    if p.active == 0:                    # with calls in progress, a sample will follow
-        age = half_lives(c, p)
-        return <double>(p.ewma_ns >> age if age < 64 else 0)
-    return <double>p.ewma_ns * (1.0 + p.active * mean / t.weight)
-
-
-cdef int by_speed(core *c, call *k, uint64_t mask) noexcept nogil:
-    """Power of two choices: the target whose turn it is, and another one drawn at random by weight."""
-    cdef int first = by_turns(c, k, mask), second = first
-    cdef uint64_t others = mask & ~(1ull << first), rest = others
-    cdef uint64_t total = 0
-    cdef int64_t drawn
-    cdef int count = 1
-    cdef double mean, ours, theirs
-    if others == 0:
-        return first
-    while rest:
-        total += target_at(k, __builtin_ctzll(rest)).weight
-        rest &= rest - 1
-        count += 1
-    drawn = <int64_t>(random64(c.random) % total)
-    while drawn >= 0:
-        second = __builtin_ctzll(others)
-        others &= others - 1
-        drawn -= target_at(k, second).weight
-    mean = <double>(total + target_at(k, first).weight) / count
-    ours = cost(c, target_at(k, first), mean)
-    theirs = cost(c, target_at(k, second), mean)
-    if theirs != 0 and theirs < ours * CLEARLY and theirs < ours - CLEARLY_NS:
-        return second
-    return first
-
-
-cdef int choose(core *c, call *k, uint64_t mask) noexcept nogil:
-    """Index of the target, by the upstream's balancing policy."""
-    cdef uint32_t balance = k.group.balance
-    if balance == BALANCE_HASH:
-        return by_hash(c, k, mask)
-    if balance == BALANCE_P2C_EWMA:
-        return by_speed(c, k, mask)
-    if balance == BALANCE_LEAST_CONNECTIONS:
-        mask = least_busy(c, k, mask)
-    return by_turns(c, k, mask)
-
-
-cdef int pool_select(core *c, call *k) noexcept nogil:
-    cdef const upstream_rec *g = k.group
-    cdef uint64_t mask
-    cdef uint32_t i
-    if g.targets.count == 1 and g.max_connections == 0 and k.tried == 0:
-        i = 0
-        if judge(c, g, target_at(k, 0)) > EJECTED:
-            return NO_HEALTHY_TARGET
-    else:
-        mask = usable(c, k, USABLE)
-        if mask == 0:
-            mask = usable(c, k, EJECTED)
-        if mask == 0 and k.tried != 0:
-            k.tried = 0                  # all were tried: start again
-            mask = usable(c, k, USABLE)
-            if mask == 0:
-                mask = usable(c, k, EJECTED)
-        if mask == 0:
-            for i in range(g.targets.count):
-                if judge(c, g, target_at(k, i)) == FULL:
-                    return OVERLOADED
-            return NO_HEALTHY_TARGET
-        i = choose(c, k, mask)
-    k.tried |= 1ull << i
-    k.target = target_at(k, i)
-    return 0
 
 
 cdef upstream *pool_take(core *c, pool *p) noexcept nogil:
@@ -292,6 +138,8 @@ cdef void pool_unlink(core *c, upstream *u) noexcept nogil:
         p.oldest = u.prev
     u.next = NULL
     u.prev = NULL
+    if u.client is not NULL:
+        announced_busy(c, u)
     u.state = UP_BUSY
     p.idle_count -= 1
     c.n_idle -= 1
@@ -312,6 +160,8 @@ cdef upstream *pool_put(core *c, pool *p, upstream *u, uint32_t keep) noexcept n
     else:
         p.oldest = u
     p.idle = u
+    if u.client is not NULL:
+        announced_idle(c, u)
     p.idle_count += 1
     c.n_idle += 1
     return victim
@@ -326,6 +176,7 @@ cdef void claim(target_row *row, const target_rec *t) noexcept nogil:
         fg_store(&row.ejections, 0)
         fg_store(&row.failing_since_ns, 0)
         fg_store(&row.ejected, 0)
+        fg_store(&row.started_ns, 0)
         fg_store(&row.identity, t.identity)
 
 
@@ -335,6 +186,8 @@ cdef void pool_failed(core *c, call *k) noexcept nogil:
     cdef uint64_t times
     if g.eject_after == 0:
         return
+    if fg_load(&row.identity) != k.target.identity and c.ref is not NULL and k.snap != c.ref.snap:
+        return                           # the target was removed, and its row may have a new owner
     claim(row, k.target)
     if fg_load(&row.ejected_until_ns) > c.loop.now:
         return                           # it was asked before, or because no other was left
@@ -362,11 +215,10 @@ cdef void pool_succeeded(core *c, call *k) noexcept nogil:
 
 
 cdef void pool_timed(core *c, call *k, uint64_t first_byte_ns) noexcept nogil:
-    cdef pool *p
-    if first_byte_ns == 0:
+    cdef pool *p = c.pools + (k.target.slot & (MAX_POOLS - 1))
+    if first_byte_ns == 0 or p.identity != k.target.pool:
         return
-    p = pool_of(c, k.target)
-    if p.ewma_ns == 0 or c.loop.now >= p.sampled_ns + HALF_LIFE_NS:
+    if p.ewma_ns == 0 or c.loop.now >= p.sampled_ns + <uint64_t>HALF_LIFE_NS:
         p.ewma_ns = first_byte_ns
     else:
         p.ewma_ns = p.ewma_ns - (p.ewma_ns >> 3) + (first_byte_ns >> 3)
@@ -375,21 +227,25 @@ cdef void pool_timed(core *c, call *k, uint64_t first_byte_ns) noexcept nogil:
 
 # ---- the retry budget -------------------------------------------------------------------
 
+cdef inline const target_rec *first_of(call *k) noexcept nogil:
+    return <const target_rec *>snap_table(k.snap, k.group.targets)
+
+
 cdef inline uint32_t share_of(call *k) noexcept nogil:
     """Thousandths of a retry that a request earns."""
     return k.service.retry_budget if k.service is not NULL else 200
 
 
 cdef void pool_earn(core *c, call *k) noexcept nogil:
-    cdef pool *p = pool_of(c, target_at(k, 0))
+    cdef pool *p = pool_of(c, first_of(k))
     p.retry_credit += share_of(k)
     if p.retry_credit > RETRY_MOST:
         p.retry_credit = RETRY_MOST
 
 
 cdef int pool_affords(core *c, call *k) noexcept nogil:
-    return share_of(k) != 0 and pool_of(c, target_at(k, 0)).retry_credit >= RETRY_COST
+    return share_of(k) != 0 and pool_of(c, first_of(k)).retry_credit >= RETRY_COST
 
 
 cdef void pool_spend(core *c, call *k) noexcept nogil:
-    pool_of(c, target_at(k, 0)).retry_credit -= RETRY_COST
+    pool_of(c, first_of(k)).retry_credit -= RETRY_COST

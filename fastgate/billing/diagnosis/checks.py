@@ -61,6 +61,8 @@ CHECK_OF: dict[str, Check] = {
     "credential_missing": "credential",
     "credential_unknown": "credential",
     "token_invalid": "credential",
+    "insufficient_scope": "credential",
+    "subject_unknown": "credential",
     "credential_expired": "key",
     "credential_revoked": "key",
     "consumer_suspended": "consumer",
@@ -183,6 +185,7 @@ def _number(code: str) -> int:
     return REASON_BY_CODE[code].number
 
 
+_OF_TOKENS = ("credential_unknown", "token_invalid", "insufficient_scope", "subject_unknown")
 _MISSING = _number("credential_missing")
 _UNKNOWN = _number("credential_unknown")
 _EXPIRED = _number("credential_expired")
@@ -222,10 +225,10 @@ def _credential(context: CheckContext) -> Step:
                 "credential", "credential_unknown", "This gateway has no such key."
             )
         return context.passed("credential", "The key is known.", {"key": context.key.id})
+    if context.recorded in _OF_TOKENS:
+        return context.failed("credential", context.recorded, REASON_BY_CODE[context.recorded].text)
     if context.consumer is not None:
         return context.passed("credential", f"The request is made by {context.consumer.name}.")
-    if context.recorded in ("credential_unknown", "token_invalid"):
-        return context.failed("credential", context.recorded, REASON_BY_CODE[context.recorded].text)
     if context.asked_consumer is not None:
         return context.failed(
             "credential",

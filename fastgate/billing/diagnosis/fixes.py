@@ -28,6 +28,10 @@ _FIXES: dict[str, Fix] = {
         text="Check that the key is complete and belongs to this gateway, or ask for a new one.",
     ),
     "token_invalid": Fix(action="new_key", text="Get a new token."),
+    "insufficient_scope": Fix(
+        action="new_key", text="Get a token with the scopes that WWW-Authenticate names."
+    ),
+    "subject_unknown": ASK,
     "credential_expired": Fix(action="new_key", text="Ask for a new key."),
     "credential_revoked": Fix(
         action="new_key", text="Use the key that replaced it, or ask for a new one."

@@ -32,7 +32,7 @@ from fastgate.errors import ConfigurationError
 from fastgate.imports import import_late
 
 if TYPE_CHECKING:
-    from fastgate.model.billing import Webhook
+    from fastgate.model.webhook import Webhook
 
 HEADER = "FastGate-Signature"
 TOLERANCE_S = 300

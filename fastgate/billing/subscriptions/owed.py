@@ -13,12 +13,13 @@ from zoneinfo import ZoneInfo
 import msgspec
 import sqlalchemy as sa
 
-from fastgate.billing.amounts import show
+from fastgate.billing.amounts import show, whole_coins
 from fastgate.billing.invoices.cases import close_cases, open_case, wake_cases_of
 from fastgate.billing.invoices.invoices import DocumentKind, Draft, InvoiceLine, Invoices, Status
 from fastgate.billing.notices.notices import Notices
 from fastgate.billing.subscriptions import plan_change, proration
 from fastgate.billing.subscriptions.lifecycle import Subscription
+from fastgate.billing.subscriptions.periods import Period
 from fastgate.billing.subscriptions.pricing import Flat, flat_price
 from fastgate.billing.subscriptions.rows import SubscriptionRows
 from fastgate.errors import NotFoundError
@@ -38,6 +39,13 @@ def seconds(duration: Duration) -> timedelta:
     return timedelta(microseconds=duration.ns // 1000)
 
 
+def fee_due(price: Flat, period: Period, start: datetime) -> int:
+    """The fee for the rest of a period, in micro-units; 0 also if it is less than the smallest
+    coin: nobody can pay that."""
+    fee = proration.unused(price.micros, period, start)
+    return fee if whole_coins(fee, price.currency) else 0
+
+
 class SubscriptionFees(SubscriptionRows):
     """Methods may raise StoreError."""
 
@@ -54,13 +62,13 @@ class SubscriptionFees(SubscriptionRows):
     async def _owe(
         self, connection: AsyncConnection, found: Subscription, since: datetime
     ) -> Subscription:
-        """Invoice the unpaid part of the period, but no time before `since`. A fee of zero counts
-        as paid. Time that an open invoice already covers is not invoiced again."""
+        """Invoice the unpaid part of the period, but no time before `since`. A fee of less than a
+        coin counts as paid. Time that an open invoice already covers is not invoiced again."""
         if found.provider is not None:
             return found
         price = self._price_or_none(found.plan)
         start = min(max(found.paid_through, found.period_start, since), found.period_end)
-        if price is None or not proration.unused(price.micros, found.current, start):
+        if price is None or not fee_due(price, found.current, start):
             through = max(found.paid_through, found.period_end)
             return await self.save(connection, msgspec.structs.replace(found, paid_through=through))
         if await self._asked_for(connection, found, start):
@@ -84,12 +92,13 @@ class SubscriptionFees(SubscriptionRows):
 
     async def _bill(
         self, connection: AsyncConnection, found: Subscription, price: Flat, at: datetime
-    ) -> None:
-        """Invoice the fee for the rest of the period after the date paid through."""
+    ) -> bool:
+        """Invoice the fee for the rest of the period after the date paid through. False: there is
+        none."""
         start, period = found.paid_through, found.current
-        fee = proration.unused(price.micros, period, start)
+        fee = fee_due(price, period, start)
         if not fee:
-            return
+            return False
         part = "" if start == period.start else " (in part)"
         draft = Draft(
             key=f"fee:{found.id}:{start.isoformat()}",
@@ -102,6 +111,7 @@ class SubscriptionFees(SubscriptionRows):
         )
         invoice = await self.invoices.issue_in(connection, draft)
         await open_case(connection, invoice, at + self.grace_of(found.plan), self.clock())
+        return True
 
     async def _resumed(
         self, connection: AsyncConnection, found: Subscription, at: datetime

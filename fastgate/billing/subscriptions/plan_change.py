@@ -25,6 +25,7 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from fastgate.billing.amounts import coin
 from fastgate.billing.invoices.cases import case_of
 from fastgate.billing.invoices.invoices import (
     DocumentKind,
@@ -292,7 +293,10 @@ async def _credit(
     lines: list[InvoiceLine],
     paid_with: list[fees.Invoiced],
 ) -> None:
-    """A credit note for the time of a subscription's invoice, drawn on what that was paid with."""
+    """A credit note for the time of a subscription's invoice, drawn on what that was paid with.
+    Less than a coin is not credited."""
+    if sum(line.micros for line in lines) < coin(invoice.currency):
+        return
     draft = Draft(
         key=key,
         kind=DocumentKind.CREDIT,

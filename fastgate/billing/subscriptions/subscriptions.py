@@ -30,6 +30,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import sqlalchemy as sa
 
+from fastgate.billing.amounts import coin
 from fastgate.billing.invoices.cases import open_case
 from fastgate.billing.invoices.invoices import DocumentKind, Draft, Invoice, InvoiceLine, Invoices
 from fastgate.billing.notices.notices import Message, Notices
@@ -45,7 +46,7 @@ from fastgate.billing.subscriptions.lifecycle import (
     due_event,
     step,
 )
-from fastgate.billing.subscriptions.owed import Plans, SubscriptionFees, seconds
+from fastgate.billing.subscriptions.owed import Plans, SubscriptionFees, fee_due, seconds
 from fastgate.billing.subscriptions.periods import period_of
 from fastgate.billing.subscriptions.pricing import Flat
 from fastgate.billing.subscriptions.reminders import next_look
@@ -120,7 +121,7 @@ class Subscriptions(SubscriptionFees):
             trial_for = length.trial if trial and length is not None else None
             if trial_for is not None and await self.was_on(connection, account, plan):
                 trial_for = None
-            fee = bool(proration.unused(price.micros, period, now))
+            fee = bool(fee_due(price, period, now))
             state = State.INCOMPLETE if fee else State.ACTIVE
             paid, ends, expires = (now if fee else period.end), None, None
             if trial_for is not None:
@@ -291,6 +292,8 @@ class Subscriptions(SubscriptionFees):
         charge = proration.unused(new.micros, ahead, now)
         lines = plan_change.lines_of(found, plan, stands, charge)
         net = sum(line.micros for line in lines)
+        if abs(net) < coin(new.currency):
+            net = 0  # less than a coin is neither invoiced nor credited
         changed = msgspec.structs.replace(
             found,
             plan=plan,
@@ -350,7 +353,8 @@ class Subscriptions(SubscriptionFees):
             paused, period_start=period.start, period_end=period.end, paid_through=now
         )
         again = await self.save(connection, again)
-        await self._bill(connection, again, price, now)
+        if not await self._bill(connection, again, price, now):
+            await self._step(connection, again, Event.PAYMENT_SUCCEEDED, now, "")
 
     @serialized
     async def adopt(self, provider: str, theirs: ProviderSubscription) -> Subscription | None:

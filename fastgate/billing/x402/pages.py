@@ -52,7 +52,8 @@ def rendered(
     kind = problem["type"]
     about = "" if kind.startswith("urn:") else urljoin(offer.called, kind)
     page = refusal_pages.Page(
-        reason=reason._replace(status=problem["status"]),
+        reason=reason,
+        status=str(problem["status"]),
         phrase=PHRASES[problem["status"]],
         detail=detail,
         facts=[refusal_pages.Fact(name, _value(form, value)) for name, value in facts],

@@ -39,9 +39,15 @@ from fastgate import settings
 from fastgate._core.money.money_map import MoneyMap
 from fastgate._core.shared.credentials import CredentialIndex
 from fastgate._core.shared.segment import Segment
-from fastgate.api.ports import LimitUse, Readiness, RouteUse, WorkerStatus
+from fastgate.api.ports import (
+    CertificateStatus,
+    IssuerStatus,
+    LimitUse,
+    Readiness,
+    RouteUse,
+    WorkerStatus,
+)
 from fastgate.config.revisions import is_same, say_dropped
-from fastgate.config.slots import SlotBook
 from fastgate.errors import ConfigurationError, FastGateError, OwnedError
 from fastgate.identity.identity import Identity
 from fastgate.identity.overrides import rows
@@ -49,16 +55,30 @@ from fastgate.imports import import_late, importing
 from fastgate.model import codec
 from fastgate.model.gateway import Gateway
 from fastgate.runtime.control import view
+from fastgate.runtime.control.acme import Acme
 from fastgate.runtime.control.api_server import ApiServer
-from fastgate.runtime.control.pages import Pages, public_side
-from fastgate.runtime.control.publisher import File, Publisher, control_of, listeners_of
+from fastgate.runtime.control.certificates import Certificates
+from fastgate.runtime.control.descriptions import Descriptions
+from fastgate.runtime.control.evidence import EvidenceOf
+from fastgate.runtime.control.issuers import Issuers
+from fastgate.runtime.control.operator_notices import OperatorNotices
+from fastgate.runtime.control.pages import Pages, gateway_key, public_side
+from fastgate.runtime.control.publisher import (
+    File,
+    Publisher,
+    control_of,
+    listeners_of,
+    read_slots,
+)
+from fastgate.runtime.control.questions import Questions
 from fastgate.runtime.control.quotas import QuotaSaver
 from fastgate.runtime.control.resolver import Resolver
 from fastgate.runtime.control.status_metrics import ReloadMetrics, TargetMetrics
+from fastgate.runtime.control.subjects import Subjects
 from fastgate.runtime.control.supervisor_channel import SupervisorChannel
 from fastgate.runtime.control.telemetry import Telemetry
 from fastgate.runtime.control.worker_channels import WorkerChannels
-from fastgate.runtime.launch import Launch, costs_money
+from fastgate.runtime.launch import Launch, check_free
 from fastgate.runtime.persist import Running, Served, StateDirectory, StateError
 from fastgate.runtime.wire.messages import (
     Alive,
@@ -134,26 +154,51 @@ class Control:
             on_index=self._on_index,
         )
         self._public = public_side(launch.state)
+        self._certificates = Certificates(self._workers, self._supervisor, start.keyring_fd)
         self._publisher = Publisher(
             segment,
             self._workers,
             self._supervisor,
             self._resolver,
             self._identity,
-            slots=self._read_slots(),
+            slots=read_slots(self._state),
+            certificates=self._certificates,
+            key=gateway_key(launch.state),
+            descriptions=Descriptions(self._state, successor=bool(start.starts)),
             bound=start.listeners,
             public=self._public,
         )
         self._publisher.started = launch.started
         if money_map is None:
             self._publisher.checks.append(check_free)
+        self._acme = Acme(launch.state, self._certificates, self._publisher, self._public)
+        self._issuers = Issuers(launch.state, segment, self._certificates, self._publisher)
+        self._questions = Questions(self._workers)
+        self._questions.answers["keys"] = self._issuers.question
+        subjects = Subjects(self._identity, lambda: self._publisher.gateway)
+        self._questions.answers["subject"] = subjects.question
+        self._notices = OperatorNotices(self._publisher)
+        self._issuers.on_failed = self._notices.issuer_failed
+        self._certificates.on_expiring = self._notices.certificate_expiring
+        self._acme.on_failed = self._notices.certificate_failed
         self._telemetry = Telemetry(segment, self._publisher)
         self._reloads = ReloadMetrics()
         self._telemetry.sources += [
             TargetMetrics(segment, self._publisher).samples,
             self._reloads.samples,
+            self._certificates.samples,
+            self._acme.samples,
+            self._issuers.samples,
         ]
+        self._evidence = EvidenceOf(
+            segment,
+            self._state,
+            self._identity,
+            lambda: self.gateway,
+            lambda: self._publisher.snapshot,
+        )
         self._publisher.on_served.append(self._on_served)
+        self._certificates.on_change.append(self._on_certificates)
 
     # ---- life ----------------------------------------------------------------------------
 
@@ -169,15 +214,19 @@ class Control:
             self._keep(self._send_heartbeats, "the heartbeat")
             self._keep(self._quotas.run, "saving quotas")
             self._keep(self._telemetry.run, "the access log")
+            self._keep(self._certificates.run, "watching certificates")
+            self._keep(self._acme.run, "ordering certificates")
+            self._keep(self._issuers.run, "fetching keys of issuers")
+            self._keep(self._notices.run, "notices to operators")
             if self._money is not None:
                 assert self._owner is not None
                 self._keep(self._owner.run, "the store's ownership")
                 self._money.start()
                 self._telemetry.sources.append(self._money.samples)
-            api = ApiServer(self, self._identity, self._launch, self._publisher)
+            api = ApiServer(self, self._identity, self._launch, self._publisher, self._certificates)
             self._keep(api.run, "the control API")
             if self._public is not None:
-                pages = Pages(self, self._publisher, self._public, after=api.attempted)
+                pages = Pages(self, self._publisher, self._public, self._acme, api.attempted)
                 self._keep(pages.run, "the server of the gateway's own pages")
             await self._ended.wait()
         finally:
@@ -213,6 +262,7 @@ class Control:
             log.error("%s", error)
             raise
         self._reloads.started()
+        self._questions.begin()
         running = self._running()
         self._supervisor.send(
             Ready(
@@ -305,6 +355,7 @@ class Control:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._questions.stop()
         if self._owner is not None:
             await self._owner.end()
         if self._store is not None:
@@ -332,18 +383,6 @@ class Control:
 
         task.add_done_callback(done)
 
-    def _read_slots(self) -> SlotBook:
-        content = self._state.read("slots.json")
-        if content is None:
-            return SlotBook()
-        try:
-            slots = msgspec.json.decode(content, type=SlotBook)
-        except msgspec.DecodeError as error:
-            kept = self._state.set_aside("slots.json")
-            log.error("slots.json cannot be used (%s; kept as %s)", error, kept)
-            return SlotBook()
-        return slots
-
     def use_revisions(self, revisions: Revisions) -> None:
         """Use these revisions for reloads by signal too, from now on."""
         self._revisions = revisions
@@ -359,6 +398,7 @@ class Control:
                 socket.socket(fileno=fds[0]),
                 generation=message.generation,
                 binds=set(message.binds),
+                keyring=message.keyring,
             )
         elif isinstance(message, WorkerStopped):
             self._workers.remove(message.index)
@@ -385,6 +425,10 @@ class Control:
 
         self._spawn(publish(), "publishing addresses")
 
+    def _on_certificates(self) -> None:
+        if self._publisher.generation and self.gateway.control.tls is not None:
+            self._tell_running()
+
     def _on_served(self) -> None:
         """After each publish: store what is served, for the next start."""
         running, file = self._running(), self._publisher.file
@@ -397,19 +441,31 @@ class Control:
         try:
             self._state.write("slots.json", msgspec.json.encode(self._publisher.slots))
             self._state.write_served(served)
-            self._state.write(settings.RUNNING, msgspec.json.encode(running))
         except StateError as error:
             log.error("%s; a restart would not know this generation", error)
+        self._tell_running()
         where = ", ".join(running.listeners.values())
         log.info("serving generation %d on %s", running.generation, where)
 
+    def _tell_running(self) -> None:
+        """Tell tools where the gateway is, and which certificate its API presents."""
+        try:
+            self._state.write(settings.RUNNING, msgspec.json.encode(self._running()))
+        except StateError as error:
+            log.error("%s; tools do not find this gateway", error)
+
     def _running(self) -> Running:
         gateway, address_of = self.gateway, self._publisher.address_of
+        tls, pair = gateway.control.tls, None
+        if tls is not None:
+            pair = self._certificates.pair(tls.certificate)
+        scheme = "" if tls is None else "https://"
         return Running(
             pid=os.getppid(),
             generation=self._publisher.generation,
             listeners={each.name: address_of(each) for each in listeners_of(gateway)},
-            control=address_of(control_of(gateway)),
+            control=scheme + address_of(control_of(gateway)),
+            control_certificate="" if pair is None else pair.fingerprint,
         )
 
     @property
@@ -417,30 +473,8 @@ class Control:
         return self._money.billing if self._money is not None else None
 
     def evidence(self) -> Evidence:
-        with importing():
-            from fastgate.billing.diagnosis.sources import MoneySources, Sources
-            from fastgate.billing.x402 import claims
-            from fastgate.billing.x402.refused_payments import RefusedPayments
-            from fastgate.runtime.control.dry_runs import DryRuns
-
-        billing, money = self.billing, None
-        if billing is not None:
-            money = MoneySources(
-                subscriptions=billing.subscriptions,
-                invoices=billing.invoices,
-                providers=billing.providers,
-                account=self._identity.parties.account,
-                clock=billing.subscriptions.clock,
-            )
-        refused = RefusedPayments(self._state.path / claims.FOLDER)
-        directory = self._identity.directory
-        runs = DryRuns(
-            self._segment,
-            self._money.money_map if self._money is not None else None,
-            directory,
-            lambda: self._publisher.snapshot,
-        )
-        return Sources(directory, lambda: self.gateway, runs.decide, money, refused)
+        money = self._money
+        return self._evidence(self.billing, None if money is None else money.money_map)
 
     # ---- ControlPort ---------------------------------------------------------------------
 
@@ -459,7 +493,8 @@ class Control:
         try:
             return await self._publisher.apply(gateway, file=file, dry_run=dry_run)
         except ConfigurationError as error:
-            if file is None:
+            # A reload of a file that has not changed applies what is served, which may be the same.
+            if self._file is None or not is_same(self._file[0], gateway):
                 raise
             raise self._launch.located(error) from None
 
@@ -530,19 +565,20 @@ class Control:
     def usage(self) -> list[RouteUse]:
         return self._telemetry.usage()
 
+    def certificates(self) -> list[CertificateStatus]:
+        return self._acme.completed(self._certificates.status())
+
+    async def renew_certificate(self, name: str, *, wait: bool) -> None:
+        await self._acme.renew(name, wait=wait)
+
+    def issuers(self) -> list[IssuerStatus]:
+        return self._issuers.status()
+
+    async def refresh_issuer(self, name: str) -> None:
+        await self._issuers.refresh(name)
+
     async def drain(self) -> None:
         self._supervisor.send(DrainWanted())
-
-
-def check_free(gateway: Gateway) -> None:
-    """Raise ConfigurationError for prices if the gateway was started without any: its workers have
-    no shared memory for holds, and paid requests must not be served for free."""
-    if costs_money(gateway):
-        raise ConfigurationError(
-            "the gateway was started without prices and cannot start charging",
-            path="billing",
-            hint="Restart it with this configuration. Later changes of prices need only a reload.",
-        )
 
 
 def run_control(

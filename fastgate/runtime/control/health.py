@@ -1,8 +1,8 @@
 """Active health checks, run by control and shared with the workers through the segment.
 
-One task per target sends `GET path` at every interval, over TCP or a Unix socket, and reads only
-the status line of the answer. The verdict changes after a number of equal results in a row. It is
-one word in the target's row, which workers read when they choose a target::
+One task per target sends `GET path` at every interval, over TCP, TLS or a Unix socket, and reads
+only the status line of the answer. The verdict changes after a number of equal results in a row. It
+is one word in the target's row, which workers read when they choose a target::
 
     unknown (0) ── healthy_after successes ──▶ healthy (1)
         │   ▲                                    │  ▲
@@ -21,6 +21,8 @@ import os
 import random
 import re
 import socket
+import ssl
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -28,6 +30,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from fastgate.model.gateway import UpstreamTls
 from fastgate.tasks import keep_running
 
 log = logging.getLogger("fastgate.control")
@@ -37,10 +40,29 @@ _USUAL = (("User-Agent", "fastgate-health"), ("Accept", "*/*"))
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: |\r)")
 
 
+PROXY_HEADERS = {
+    None: b"",
+    "v1": b"PROXY UNKNOWN\r\n",
+    "v2": b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+}
+"""An upstream's `proxy_protocol` → the PROXY header of a connection without a client."""
+
+
+class Contexts(Protocol):
+    """What checks over TLS need (see `runtime/control/certificates.py`)."""
+
+    def context(self, profile: UpstreamTls) -> ssl.SSLContext:
+        """The context for connections to an upstream, with its current certificates."""
+
+    def pinned(self, profile: UpstreamTls, connection: ssl.SSLObject) -> bool:
+        """Whether the chain of a connection has a key that the profile pins, if it pins any."""
+
+
 class TargetRow(Protocol):
     """A target's row in the segment."""
 
     health: int
+    started_ns: int
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +79,9 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     healthy_after: int
     expect: tuple[str, ...]  # "200", "2xx"
     headers: tuple[tuple[str, str], ...] = ()
+    tls: UpstreamTls | None = None
+    server_name: str = ""  # with TLS: the name that the certificate must be valid for
+    proxy_header: bytes = b""  # what the connection begins with, before TLS
 
     @property
     def request(self) -> bytes:
@@ -98,30 +123,51 @@ class CheckFailed(Exception):
     """A target did not answer as expected; the text says what it did."""
 
 
-async def ask(check: Check) -> None:
-    """One check. Raises CheckFailed."""
+async def ask(check: Check, contexts: Contexts | None = None) -> None:
+    """One check; `contexts` are needed with TLS. Raises CheckFailed."""
     try:
         async with asyncio.timeout(check.timeout):
-            status = await _status_of(check)
+            status = await _status_of(check, contexts)
     except TimeoutError:
         raise CheckFailed(f"no answer within {check.timeout:g} s") from None
+    except ssl.SSLError as error:
+        raise CheckFailed(_tls_words(error)) from error
     except OSError as error:
         # asyncio puts the address into strerror, so use the text for the number.
-        raise CheckFailed(os.strerror(error.errno) if error.errno else str(error)) from error
+        words = os.strerror(error.errno) if error.errno else str(error)
+        raise CheckFailed(words or "the connection was reset") from error
     if not any(status == want or want == f"{status[0]}xx" for want in check.expect):
         raise CheckFailed(f"answered {status}")
 
 
-async def _status_of(check: Check) -> str:
+def _tls_words(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not accepted: {error.verify_message}"
+    reason = (error.reason or "unknown error").replace("_", " ").lower()
+    return f"the TLS handshake failed: {reason}"
+
+
+async def _status_of(check: Check, contexts: Contexts | None) -> str:
     sock = socket.socket(check.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, check.address)
-        reader, writer = await asyncio.open_connection(sock=sock, limit=8192)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, check.address)
+        if check.proxy_header:
+            await loop.sock_sendall(sock, check.proxy_header)
+        more: dict[str, Any] = {}
+        if check.tls is not None:
+            assert contexts is not None
+            more = {"ssl": contexts.context(check.tls), "server_hostname": check.server_name}
+        reader, writer = await asyncio.open_connection(sock=sock, limit=8192, **more)
     except BaseException:
         sock.close()
         raise
     try:
+        if check.tls is not None and contexts is not None:
+            connection = writer.get_extra_info("ssl_object")
+            if not contexts.pinned(check.tls, connection):
+                raise CheckFailed("no certificate in its chain has a pinned key")
         writer.write(check.request)
         try:
             line = await reader.readuntil(b"\r\n")
@@ -132,9 +178,17 @@ async def _status_of(check: Check) -> str:
             raise CheckFailed("answered with something that is not HTTP/1")
         return found[1].decode()
     finally:
+        if check.tls is not None:
+            writer.transport.abort()  # closing would wait for the peer's close_notify
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
+
+
+def _change(row: TargetRow, state: int) -> None:
+    if row.health == UNHEALTHY and state != UNHEALTHY:
+        row.started_ns = time.monotonic_ns()  # from now on it can be used: for slow start
+    row.health = state
 
 
 class _Watched:
@@ -164,7 +218,7 @@ class HealthChecks:
             if identity not in new or new[identity][0] != watched.check:
                 watched.task.cancel()
                 if identity not in new:
-                    watched.row.health = UNKNOWN
+                    _change(watched.row, UNKNOWN)
                 del self._watched[identity]
         for identity, (check, row) in new.items():
             if identity not in self._watched:
@@ -192,7 +246,7 @@ class HealthChecks:
             except CheckFailed as error:
                 why = str(error)
             if verdict.result(not why):
-                row.health = verdict.state
+                _change(row, verdict.state)
                 if verdict.state == UNHEALTHY:
                     log.warning("target %s is unhealthy: %s", check.name, why)
                 else:

@@ -1,4 +1,5 @@
-"""The gateway's own pages as a server: `fastgate.portal.app` on the socket that workers forward to.
+"""The gateway's own pages as a server: `fastgate.portal.app` on the socket that workers forward to,
+and the answers to challenges of ACME authorities.
 
 They are composed at the first request (`OnDemand`). The socket belongs to the supervisor, so
 requests wait in its queue while control is replaced.
@@ -8,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastgate.billing.capability import Capabilities, load_key
+from fastgate.billing.capability import KEY_BYTES, Capabilities, load_key
 from fastgate.config.public_route import PublicSide
 from fastgate.errors import ProcessError
 from fastgate.imports import import_late, importing, in_thread
+from fastgate.runtime.control.acme import Acme
 from fastgate.runtime.control.on_demand import OnDemand
 from fastgate.runtime.control.publisher import Publisher
 from fastgate.sockaddr import UNIX_PATH_MOST
@@ -44,20 +47,36 @@ def public_side(state: Path) -> PublicSide | None:
         return None
 
 
+def gateway_key(state: Path) -> bytes:
+    """The gateway's secret key. If it cannot be kept, this process has one of its own."""
+    try:
+        return load_key(state)
+    except ProcessError as error:
+        log.error("%s; sticky cookies will change with the next start", error)
+        return secrets.token_bytes(KEY_BYTES)
+
+
 class Pages:
     """Serves the pages while the configuration has them."""
 
     def __init__(
-        self, control: ControlPort, publisher: Publisher, public: PublicSide, after: asyncio.Event
+        self,
+        control: ControlPort,
+        publisher: Publisher,
+        public: PublicSide,
+        acme: Acme,
+        after: asyncio.Event,
     ) -> None:
         """`after`: the pages are served once this is set."""
         self._control = control
         self._publisher = publisher
         self._public = public
+        self._acme = acme
         self._after = after
         self._changed = asyncio.Event()
         self._serving: socket.socket | None = None
-        self._app = OnDemand(self._compose)
+        self._pages = OnDemand(self._compose)
+        self._app = OnDemand(self._with_challenges)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -90,6 +109,10 @@ class Pages:
             clock=lambda: datetime.now(UTC),
         )
         return await in_thread(lambda: module.create_public_app(public))  # Litestar imports, too
+
+    async def _with_challenges(self) -> Any:
+        module = await import_late("fastgate.portal.challenges")
+        return module.WithChallenges(self._acme.key_authorization, self._pages)
 
     def _look(self) -> None:
         if self._publisher.public_socket() is not self._serving:

@@ -2,7 +2,7 @@
 
 ::
 
-    check plans ─ resolve names ─ compile (thread) ─ bind new addresses ─ prepare all workers
+    check plans ─ resolve names ─ compile, read certificates ─ bind addresses ─ prepare workers
         │             │               │                   │                    │
         └─────────────┴───────────────┴─── ConfigurationError: nothing was changed
                                                                                │
@@ -19,7 +19,10 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import Snapshot
@@ -29,13 +32,21 @@ from fastgate.config.slots import SlotBook
 from fastgate.errors import ApplyError, ConfigurationError
 from fastgate.identity.identity import Identity
 from fastgate.model.gateway import Gateway, Upstream
-from fastgate.runtime.control.health import Check, HealthChecks
+from fastgate.model.resolve_auth import all_upstreams
+from fastgate.runtime.control.certificates import Certificates
+from fastgate.runtime.control.descriptions import Descriptions
+from fastgate.runtime.control.health import PROXY_HEADERS, Check, HealthChecks, ask
 from fastgate.runtime.control.resolver import Resolver
 from fastgate.runtime.control.supervisor_channel import SupervisorChannel
+from fastgate.runtime.control.target_rows import claim_rows, targets_of
 from fastgate.runtime.control.worker_channels import Image, WorkerChannels
+from fastgate.runtime.persist import StateDirectory
 from fastgate.runtime.supervisor.listeners import BindError
 from fastgate.runtime.wire.messages import PRIVATE, Listener, Published
 from fastgate.sockaddr import unpack_sockaddr
+
+if TYPE_CHECKING:
+    from fastgate.runtime.control.keyrings import NewKeyring
 
 log = logging.getLogger("fastgate.control")
 
@@ -50,6 +61,15 @@ File = tuple[Gateway, str]
 """The configuration file: its content and digest."""
 
 
+class _Compiled(NamedTuple):
+    """What is made of a configuration. The descriptors are closed by who made it."""
+
+    image: CompiledImage
+    slots: SlotBook
+    ring: NewKeyring | None
+    """None: the workers keep the keyring that they have."""
+
+
 class Publisher:
     """The current configuration; publishes new ones."""
 
@@ -62,11 +82,14 @@ class Publisher:
         identity: Identity,
         *,
         slots: SlotBook,
+        certificates: Certificates,
+        key: bytes,
+        descriptions: Descriptions,
         bound: Sequence[tuple[Listener, list[socket.socket], str]] = (),
         public: PublicSide | None = None,
     ) -> None:
-        """bound: the existing listeners, with their sockets and addresses. public: the socket and
-        key of our own pages."""
+        """key: the gateway's. bound: the existing listeners, with their sockets and addresses.
+        public: the socket and key of our own pages."""
         self._segment = segment
         self._workers = workers
         self._supervisor = supervisor
@@ -77,10 +100,12 @@ class Publisher:
         self._sockets = {listener.key: sockets for listener, sockets, _ in bound}
         self._addresses = {listener.key: address for listener, _, address in bound}
         self._public = public
-        self._lock = asyncio.Lock()
+        self._certificates = certificates
+        self._key = key
+        self._descriptions = descriptions
         self._bound = {listener.key: listener for listener, _, _ in bound}
         self.started: Gateway | None = None  # start-only settings
-        self.health = HealthChecks()
+        self.health = HealthChecks(partial(ask, contexts=certificates))
         self.gateway: Gateway | None = None
         self.snapshot: Snapshot | None = None
         self.generation = 0  # that every worker serves or will serve
@@ -136,18 +161,24 @@ class Publisher:
         file: the file that it is from, including files with later changes. patience: seconds for
         name servers.
         """
-        async with self._lock:
+        async with self._certificates.lock:
             return await self._apply(gateway, file, dry_run, patience)
 
     async def republish(self) -> None:
         """Publish the served configuration again, with the current addresses."""
-        async with self._lock:
+        async with self._certificates.lock:
             if self.gateway is not None:
-                await self._apply(self.gateway, None, False, 0.0)
+                await self._apply(self.gateway, None, False, 0.0, again=True)
 
     async def _apply(
-        self, gateway: Gateway, file: File | None, dry_run: bool, patience: float
+        self,
+        gateway: Gateway,
+        file: File | None,
+        dry_run: bool,
+        patience: float,
+        again: bool = False,
     ) -> int:
+        """again: only addresses have changed, and workers keep their keyring."""
         if self._segment.draining:
             raise ApplyError("the gateway is draining and accepts no new configuration")
         generation = self._last + 1
@@ -155,6 +186,7 @@ class Publisher:
         for check in self.checks:
             check(gateway)
         await self._resolver.add(names_of(gateway), patience)
+        descriptions = await self._descriptions.prepare(gateway, again=again)
         slots = self._slots.copy()
         image = await asyncio.to_thread(
             compile_gateway,
@@ -163,19 +195,26 @@ class Publisher:
             slots=slots,
             addresses=self._resolver.addresses(),
             public=self._public,
+            key=self._key,
+            descriptions=descriptions,
         )
+        ring: NewKeyring | None = None
         try:
+            if not again:
+                ring = await self._certificates.prepare(gateway)
             if dry_run:
                 return generation
             self._last = generation
-            await self._bring(gateway, file, image, slots)
+            await self._bring(gateway, file, _Compiled(image, slots, ring))
         finally:
             os.close(image.fd)
+            if ring is not None:
+                os.close(ring.sealed.fd)
         if pending := self.pending_restart(gateway):
             log.warning("%s: takes effect at the next start", ", ".join(pending))
         for name, why in self._resolver.unresolved().items():
             log.warning("target %s has no address yet: %s", name, why)
-        for warning in image.warnings:
+        for warning in (*image.warnings, *(ring.warnings if ring is not None else ())):
             log.warning("%s", warning)
         return generation
 
@@ -204,15 +243,14 @@ class Publisher:
                 pending.append(f"listeners[{listener.name}].permissions")
         return pending
 
-    async def _bring(
-        self, gateway: Gateway, file: File | None, image: CompiledImage, slots: SlotBook
-    ) -> None:
+    async def _bring(self, gateway: Gateway, file: File | None, made: _Compiled) -> None:
         listeners = listeners_of(gateway)
         private = [control_of(gateway)]
         if (public := wanted(gateway, self._public)) is not None:
             private.append(_public_listener(public))
         new = await self._bind_new([*listeners, *private])
-        snapshot = Snapshot(image.fd)
+        snapshot = Snapshot(made.image.fd)
+        sealed = None if made.ring is None else made.ring.sealed
         kept = False
 
         async def keep() -> None:
@@ -220,13 +258,13 @@ class Publisher:
             kept = True
             if file is not None:
                 self.file, self.file_digest = file
-            self._take_over(gateway, snapshot, slots, [*listeners, *private])
+            self._take_over(gateway, snapshot, made, [*listeners, *private])
 
         sockets = {listener.key: self._sockets[listener.key] for listener in listeners}
         try:
-            await self._workers.install(
-                Image(snapshot.generation, os.dup(image.fd), listeners, sockets), keep
-            )
+            copy = None if sealed is None else sealed._replace(fd=os.dup(sealed.fd))
+            image = Image(snapshot.generation, os.dup(made.image.fd), listeners, sockets, copy)
+            await self._workers.install(image, keep)
         except ConfigurationError as error:
             _place_handlers(error, gateway)
             raise
@@ -242,15 +280,18 @@ class Publisher:
                     callback()
 
     def _take_over(
-        self, gateway: Gateway, snapshot: Snapshot, slots: SlotBook, listeners: list[Listener]
+        self, gateway: Gateway, snapshot: Snapshot, made: _Compiled, listeners: list[Listener]
     ) -> None:
         """All workers are ready: this is the point of no return."""
-        self._slots = slots
+        self._slots = made.slots
         self.gateway = gateway
+        claim_rows(self._segment, snapshot, before=self.snapshot)
         self.snapshot = snapshot
         self.generation = snapshot.generation
-        self._identity.configure(gateway, slots.plans)
-        self._claim_targets(snapshot)
+        self._identity.configure(gateway, made.slots.plans)
+        self._descriptions.keep()
+        if made.ring is not None:
+            self._certificates.keep(made.ring)
         for callback in self.before_served:
             callback()
         binds = [listener.key for listener in listeners]
@@ -259,8 +300,9 @@ class Publisher:
                 generation=snapshot.generation,
                 binds=binds,
                 drain_s=gateway.drain_timeout.seconds,
+                keyring=0 if made.ring is None else made.ring.sealed.serial,
             ),
-            (snapshot.fd,),
+            (snapshot.fd,) if made.ring is None else (snapshot.fd, made.ring.sealed.fd),
         )
         self._drop([bind for bind in self._sockets if bind not in binds])
 
@@ -302,14 +344,9 @@ class Publisher:
 
     # ---- targets -------------------------------------------------------------------------
 
-    def _claim_targets(self, snapshot: Snapshot) -> None:
-        for target in targets_of(snapshot):
-            if target["slot"] < self._segment.targets:
-                self._segment.target_row(target["slot"]).claim(target["identity"])
-
     def _checks(self, gateway: Gateway, snapshot: Snapshot) -> list[tuple[int, Check, Any]]:
         """The configured active checks."""
-        upstreams = {upstream.name: upstream for upstream in gateway.upstreams}
+        upstreams = {upstream.name: upstream for upstream in all_upstreams(gateway)}
         checks = []
         for target in targets_of(snapshot):
             upstream = upstreams.get(target["upstream_name"])
@@ -321,6 +358,19 @@ class Publisher:
                 row = self._segment.target_row(target["slot"])
                 checks.append((target["identity"], check, row))
         return checks
+
+
+def read_slots(state: StateDirectory) -> SlotBook:
+    """The slot numbers of the last publish; none if there is no file, or it is damaged."""
+    content = state.read("slots.json")
+    if content is None:
+        return SlotBook()
+    try:
+        return msgspec.json.decode(content, type=SlotBook)
+    except msgspec.DecodeError as error:
+        kept = state.set_aside("slots.json")
+        log.error("slots.json cannot be used (%s; kept as %s)", error, kept)
+        return SlotBook()
 
 
 def listeners_of(gateway: Gateway) -> list[Listener]:
@@ -350,19 +400,10 @@ def names_of(gateway: Gateway) -> list[tuple[str, int]]:
     """The host names of targets, each with its port."""
     return [
         (target.url.host, target.url.port)
-        for upstream in gateway.upstreams
+        for upstream in all_upstreams(gateway)
         for target in upstream.targets
         if not target.url.is_ip
     ]
-
-
-def targets_of(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """All targets of a snapshot, each with the name of its upstream."""
-    found = []
-    for i, name in enumerate(snapshot.upstreams()):
-        for index in snapshot.upstream(i)["targets"]:
-            found.append({**snapshot.target(index), "upstream_name": name})
-    return found
 
 
 def check_of(upstream: Upstream, target: dict[str, Any], family: int, address: Any) -> Check | None:
@@ -372,6 +413,7 @@ def check_of(upstream: Upstream, target: dict[str, Any], family: int, address: A
         return None
     name = target["name"].decode()
     url = next(each.url for each in upstream.targets if str(each.url) == name)
+    profile = upstream.profile
     if health.port is not None:
         address = (address[0], health.port, *address[2:])
     return Check(
@@ -386,6 +428,10 @@ def check_of(upstream: Upstream, target: dict[str, Any], family: int, address: A
         unhealthy_after=health.unhealthy_after,
         healthy_after=health.healthy_after,
         expect=tuple(health.expect),
+        tls=profile,
+        server_name="" if profile is None else profile.name or url.host,
+        # Another port belongs to another server, which expects nothing before a request.
+        proxy_header=PROXY_HEADERS[None if health.port else upstream.proxy_protocol],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,22 +24,25 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve_until(ended: asyncio.Event, app: Any, sock: socket.socket) -> None:
-    """Serve on a duplicate of the socket until the event is set, or until cancelled. Raises
-    ProcessError if the server ends unexpectedly."""
-    server = Server(
-        uvicorn.Config(
-            app,
-            loop="none",
-            http="h11",
-            ws="none",
-            lifespan="off",  # our applications have none
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_S,
-        )
+async def serve_until(
+    ended: asyncio.Event, app: Any, sock: socket.socket, context: ssl.SSLContext | None = None
+) -> None:
+    """Serve on a duplicate of the socket until the event is set, or until cancelled; with a
+    context, over TLS. Raises ProcessError if the server ends unexpectedly."""
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        http="h11",
+        ws="none",
+        lifespan="off",  # our applications have none
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
     )
+    config.load()
+    config.ssl = context  # uvicorn itself makes contexts from files alone
+    server = Server(config)
     # A duplicate: uvicorn closes what it was given.
     serving = asyncio.ensure_future(server.serve(sockets=[sock.dup()]))
     over = asyncio.ensure_future(ended.wait())

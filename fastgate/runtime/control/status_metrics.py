@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastgate._core.shared.segment import Segment
+from fastgate._core.shared.segment import Segment, TargetRow
+from fastgate.model.resolve_auth import all_upstreams
 from fastgate.observability.metrics import Family, Sample, escape
 from fastgate.runtime.control.health import HEALTHY, UNHEALTHY
-from fastgate.runtime.control.publisher import Publisher, targets_of
+from fastgate.runtime.control.publisher import Publisher
+from fastgate.runtime.control.target_rows import targets_of
 from fastgate.sockaddr import address_text, unpack_sockaddr
 
 if TYPE_CHECKING:
@@ -37,6 +39,11 @@ EJECTED = Family("fastgate_target_ejected", "gauge", "1 while a target is ejecte
 EJECTIONS = Family(
     "fastgate_target_ejections_total", "counter", "Ejections of a target, by all workers."
 )
+WEIGHT = Family(
+    "fastgate_target_weight_ratio",
+    "gauge",
+    "The part of its weight that a target has; below 1 during its slow start.",
+)
 RELOADS = Family(
     "fastgate_reloads_total",
     "counter",
@@ -44,7 +51,7 @@ RELOADS = Family(
 )
 LAST = Family("fastgate_last_reload_timestamp_seconds", "gauge", "Unix time of the last change.")
 
-STATUS_FAMILIES = (UP, HEALTH, EJECTED, EJECTIONS, RELOADS, LAST)
+STATUS_FAMILIES = (UP, HEALTH, EJECTED, EJECTIONS, WEIGHT, RELOADS, LAST)
 
 
 class _Target(NamedTuple):
@@ -52,6 +59,7 @@ class _Target(NamedTuple):
     slot: int
     identity: int
     resolved: bool
+    slow_start_ns: int
 
 
 class TargetMetrics:
@@ -67,10 +75,10 @@ class TargetMetrics:
         gateway, snapshot = self._publisher.gateway, self._publisher.snapshot
         assert gateway is not None
         assert snapshot is not None
-        configured = {upstream.name for upstream in gateway.upstreams}
+        slow_starts = {upstream.name: upstream.slow_start.ns for upstream in all_upstreams(gateway)}
         found = []
         for target in targets_of(snapshot):
-            if target["upstream_name"] not in configured:
+            if target["upstream_name"] not in slow_starts:
                 continue  # the gateway's own pages
             labels = {
                 "upstream": target["upstream_name"],
@@ -79,7 +87,8 @@ class TargetMetrics:
             }
             text = ",".join(f'{name}="{escape(value)}"' for name, value in labels.items())
             resolved = bool(target["sockaddr"])
-            found.append(_Target(text, target["slot"], target["identity"], resolved))
+            slow_start = slow_starts[target["upstream_name"]]
+            found.append(_Target(text, target["slot"], target["identity"], resolved, slow_start))
             if len(found) == SHOWN:
                 break
         self._targets = found
@@ -88,27 +97,41 @@ class TargetMetrics:
         """What there is to show now."""
         now = time.monotonic_ns()
         families: dict[Family, list[Sample]] = {
-            family: [] for family in (UP, HEALTH, EJECTED, EJECTIONS)
+            family: [] for family in (UP, HEALTH, EJECTED, EJECTIONS, WEIGHT)
         }
 
-        def add(family: Family, target: _Target, value: int) -> None:
+        def add(family: Family, target: _Target, value: int | str) -> None:
             families[family].append(Sample(family, target.labels, value))
 
         for target in self._targets:
-            health, ejected, ejections = 0, False, 0
+            health, ejected, ejections, weight = 0, False, 0, 1.0
             if target.slot < self._segment.targets:
                 row = self._segment.target_row(target.slot)
                 if row.identity == target.identity:
                     health, ejections = row.health, row.ejected
                     ejected = row.ejected_until_ns > now
+                    weight = weight_ratio(row, target.slow_start_ns, now)
             up = target.resolved and health != UNHEALTHY and not ejected
             add(UP, target, int(up))
             if health in (HEALTHY, UNHEALTHY):
                 add(HEALTH, target, int(health == HEALTHY))
             add(EJECTED, target, int(ejected))
             add(EJECTIONS, target, ejections)
+            if target.slow_start_ns:
+                add(WEIGHT, target, f"{weight:.3f}")
         for samples in families.values():
             yield from samples
+
+
+def weight_ratio(row: TargetRow, slow_start_ns: int, now: int) -> float:
+    """The part of its weight that a target has at this time of CLOCK_MONOTONIC, as in
+    `_core/upstream/balance.pyx`."""
+    since = row.started_ns
+    if row.ejected_until_ns <= now:
+        since = max(since, row.ejected_until_ns)
+    if not since or not slow_start_ns:
+        return 1.0
+    return min(1.0, 0.01 + 0.99 * max(0, now - since) / slow_start_ns)
 
 
 class ReloadMetrics:

@@ -17,6 +17,11 @@ A worker that is stopped, or that hung before the request, does not delay the ot
 had no heartbeat for `AWAY_S`, they continue without it, unless it is the only one. The messages
 wait in its channel, and it serves the generation as soon as it continues.
 
+A keyring comes with a generation, so that both are swapped in one step, or alone (`use_keyring`). A
+worker that starts with another one than the current one gets it as well.
+
+Workers' questions are passed to `on_question`, and `answer` sends what came of them.
+
 An answer has the `seq` of its request. Answers to an earlier control process, or to an install that
 was given up, are ignored.
 """
@@ -31,22 +36,27 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import NamedTuple
 
-from fastgate.errors import ApplyError, ConfigurationError
+from fastgate.errors import ApplyError, ConfigurationError, KeyringError
 from fastgate.runtime.control.async_channel import AsyncChannel
 from fastgate.runtime.supervisor.process import is_stopped
 from fastgate.runtime.wire.heartbeat import AWAY_S
 from fastgate.runtime.wire.messages import (
     Abort,
+    Answered,
     Commit,
     FromWorker,
+    KeyringInstalled,
     Listener,
     Peers,
     Prepare,
     Prepared,
     Problem,
+    Question,
     Serving,
     UseCredentials,
+    UseKeyring,
 )
 
 log = logging.getLogger("fastgate.control")
@@ -56,10 +66,17 @@ COMMIT_S = 20.0
 LOOK_S = 0.25  # between two checks of heartbeats, while waiting for workers
 
 
+class SealedKeyring(NamedTuple):
+    """A keyring for workers."""
+
+    serial: int
+    fd: int
+
+
 class Image:
     """A generation that is being installed, or the one that is served."""
 
-    __slots__ = ("binds", "fd", "generation", "listeners", "sockets")
+    __slots__ = ("binds", "fd", "generation", "keyring", "listeners", "sockets")
 
     def __init__(
         self,
@@ -67,7 +84,10 @@ class Image:
         fd: int,
         listeners: list[Listener],
         sockets: dict[str, list[socket.socket]],
+        keyring: SealedKeyring | None = None,
     ) -> None:
+        """keyring: what workers need with this generation; None: they keep the one they have."""
+        self.keyring = keyring
         self.generation = generation
         self.fd = fd
         self.listeners = listeners
@@ -80,13 +100,24 @@ class Image:
         sockets = [self.sockets[listener.key] for listener in missing]
         return missing, [each[index % len(each)].fileno() for each in sockets]
 
+    def close(self) -> None:
+        os.close(self.fd)
+        if self.keyring is not None:
+            os.close(self.keyring.fd)
+            self.keyring = None
+
 
 class WorkerState:
     """The state of one worker in control."""
 
-    __slots__ = ("binds", "channel", "generation", "index", "pid", "prepared", "problems", "seq")
+    __slots__ = (
+        "answered", "binds", "channel", "coming", "generation", "index", "keyring",
+        "keyring_error", "offered", "pid", "prepared", "problems", "seq",
+    )  # fmt: skip
 
-    def __init__(self, index: int, pid: int, generation: int, binds: set[str]) -> None:
+    def __init__(
+        self, index: int, pid: int, generation: int, binds: set[str], keyring: int = 0
+    ) -> None:
         self.index = index
         self.pid = pid
         self.channel: AsyncChannel[FromWorker] | None = None
@@ -95,6 +126,11 @@ class WorkerState:
         self.seq = 0  # of the request that waits for an answer
         self.prepared = False
         self.problems: list[Problem] = []
+        self.keyring = keyring  # serial of the one that it has reported to use
+        self.offered = keyring  # serial of the last one that was sent
+        self.coming = 0  # serial of the one that belongs to the prepared generation; 0: none
+        self.answered = 0  # serial of the last one that it has used or refused
+        self.keyring_error = ""  # why it refused that one
 
 
 class WorkerChannels:
@@ -110,8 +146,11 @@ class WorkerChannels:
         self._image: Image | None = None  # the newest committed one
         self._trial: Image | None = None  # being prepared
         self._credentials_fd = -1
+        self._keyring: SealedKeyring | None = None
         self._seq = itertools.count(time.time_ns() // 1000)
         self._changed = asyncio.Event()
+        self.on_question: Callable[[int, Question], None] = lambda index, question: None
+        """Called with each question of a worker, and its place."""
 
     @property
     def image(self) -> Image | None:
@@ -126,11 +165,18 @@ class WorkerChannels:
     # ---- starts and ends -----------------------------------------------------------------
 
     def add(
-        self, index: int, pid: int, sock: socket.socket, *, generation: int, binds: set[str]
+        self,
+        index: int,
+        pid: int,
+        sock: socket.socket,
+        *,
+        generation: int,
+        binds: set[str],
+        keyring: int = 0,
     ) -> None:
         """A worker has started, or was running before this control process."""
         self.remove(index)
-        worker = WorkerState(index, pid, generation, binds)
+        worker = WorkerState(index, pid, generation, binds, keyring)
         worker.channel = AsyncChannel(
             sock,
             FromWorker,
@@ -156,8 +202,11 @@ class WorkerChannels:
         for index in list(self._workers):
             self.remove(index)
         if self._image is not None:
-            os.close(self._image.fd)
+            self._image.close()
             self._image = None
+        if self._keyring is not None:
+            os.close(self._keyring.fd)
+            self._keyring = None
         if self._credentials_fd >= 0:
             os.close(self._credentials_fd)
             self._credentials_fd = -1
@@ -167,7 +216,7 @@ class WorkerChannels:
     async def install(self, image: Image, keep: Callable[[], Awaitable[None]]) -> None:
         """Bring an image to all workers. Raises ConfigurationError if one cannot serve it.
 
-        image: this method takes ownership of its descriptor. keep: called when all are ready,
+        image: this method takes ownership of its descriptors. keep: called when all are ready,
         before any swap. Raises ApplyError if workers do not answer in time: before the commit,
         nothing has changed; after it, the image is in force and late workers catch up. Does not
         wait for workers without a heartbeat, unless there is no other; the log names them.
@@ -188,8 +237,9 @@ class WorkerChannels:
             await keep()
         except BaseException:
             self._trial = None
-            os.close(image.fd)
+            image.close()
             for worker in self._workers.values():
+                worker.offered = worker.keyring
                 if worker.channel is not None:
                     worker.channel.send(Abort(seq=worker.seq))
             # Workers that have started in between with an older generation.
@@ -199,7 +249,10 @@ class WorkerChannels:
         self._trial = None
         old, self._image = self._image, image
         if old is not None:
-            os.close(old.fd)
+            old.close()
+        if image.keyring is not None:
+            self._take_keyring(image.keyring)
+            image.keyring = None
         for worker in self._workers.values():
             if worker.channel is not None and (worker.prepared or self._is_away(worker)):
                 worker.channel.send(Commit(seq=worker.seq))
@@ -231,8 +284,46 @@ class WorkerChannels:
             if worker.channel is not None:
                 worker.channel.send(UseCredentials(), [fd])
 
+    def answer(self, index: int, answer: Answered) -> None:
+        """Answer a question of the worker at this place."""
+        worker = self._workers.get(index)
+        if worker is not None and worker.channel is not None:
+            worker.channel.send(answer)
+
+    async def use_keyring(self, keyring: SealedKeyring) -> None:
+        """Make all present and future workers use this keyring, and wait until the present ones do.
+
+        keyring: this method takes ownership of its descriptor. Raises KeyringError if a worker
+        cannot use it, ApplyError if workers do not answer in time. Like `install`, does not wait
+        for workers without a heartbeat.
+        """
+        self._take_keyring(keyring)
+        self._asked = self._loop_time()
+        for worker in self._workers.values():
+            self._catch_up(worker)
+        await self._until(
+            lambda: self._late(lambda worker: worker.answered >= keyring.serial),
+            COMMIT_S,
+            "does not use",
+            "the new certificates",
+        )
+        errors = {each.keyring_error for each in self._workers.values() if each.keyring_error}
+        if errors:
+            raise KeyringError("; ".join(sorted(errors)))
+
+    def _take_keyring(self, keyring: SealedKeyring) -> None:
+        if self._keyring is not None:
+            os.close(self._keyring.fd)
+        self._keyring = keyring
+
     def _prepare(self, worker: WorkerState, image: Image) -> None:
         listen, fds = image.for_worker(worker.index, worker.binds)
+        keyring = image.keyring or self._keyring
+        if keyring is not None and keyring.serial != worker.offered:
+            worker.offered = worker.coming = keyring.serial
+            fds = [keyring.fd, *fds]
+        else:
+            keyring, worker.coming = None, 0
         worker.seq = next(self._seq)
         worker.prepared = False
         worker.problems = []
@@ -244,27 +335,45 @@ class WorkerChannels:
                     worker.channel.send(Peers(bind=listener.key), peers)
             worker.channel.send(
                 Prepare(
-                    seq=worker.seq, generation=image.generation, binds=image.binds, listen=listen
+                    seq=worker.seq,
+                    generation=image.generation,
+                    binds=image.binds,
+                    listen=listen,
+                    keyring=0 if keyring is None else keyring.serial,
                 ),
                 [image.fd, *fds],
             )
 
     def _catch_up(self, worker: WorkerState) -> None:
-        """Send the current generation to a worker that serves an older one."""
-        image = self._image
-        if image is None or worker.generation >= image.generation or worker.channel is None:
+        """Send the current generation to a worker that serves an older one, or else the current
+        keyring to one that has another."""
+        if worker.channel is None:
             return
-        self._prepare(worker, image)
-        worker.channel.send(Commit(seq=worker.seq))
+        image, keyring = self._image, self._keyring
+        if image is not None and worker.generation < image.generation:
+            self._prepare(worker, image)
+            worker.channel.send(Commit(seq=worker.seq))
+        elif keyring is not None and worker.offered != keyring.serial:
+            worker.offered = keyring.serial
+            worker.channel.send(UseKeyring(serial=keyring.serial), [keyring.fd])
 
     def _on_message(self, worker: WorkerState, message: FromWorker) -> None:
-        if message.seq != worker.seq:
+        if isinstance(message, Question):
+            self.on_question(worker.index, message)
             return
-        if isinstance(message, Prepared):
+        if isinstance(message, KeyringInstalled):
+            worker.answered, worker.keyring_error = message.serial, message.error
+            worker.keyring = worker.keyring if message.error else message.serial
+        elif message.seq != worker.seq:
+            return
+        elif isinstance(message, Prepared):
             worker.prepared = True
             worker.problems = list(message.problems)
         elif isinstance(message, Serving):
             worker.generation = message.generation
+            if worker.coming:
+                worker.keyring = worker.answered = worker.coming
+                worker.keyring_error = ""
             if self._image is not None and self._image.generation == message.generation:
                 worker.binds = set(self._image.binds)
         self._changed.set()
@@ -297,15 +406,19 @@ class WorkerChannels:
             return False
         return age > self._loop_time() - self._asked + AWAY_S / 2 or is_stopped(worker.pid)
 
-    async def _until(self, late: Callable[[], list[str]], patience: float, what: str) -> None:
+    async def _until(
+        self,
+        late: Callable[[], list[str]],
+        patience: float,
+        does: str,
+        what: str = "the new generation",
+    ) -> None:
         deadline = self._loop_time() + patience
         while names := late():
             self._changed.clear()
             left = deadline - self._loop_time()
             if left <= 0:
-                raise ApplyError(
-                    f"{', '.join(names)} {what} the new generation after {patience:.0f} s"
-                )
+                raise ApplyError(f"{', '.join(names)} {does} {what} after {patience:.0f} s")
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, LOOK_S)):
                     await self._changed.wait()
@@ -315,13 +428,16 @@ class WorkerChannels:
         return asyncio.get_running_loop().time()
 
 
+_PARTS = ("snapshot", "keyring")  # what a problem is about, beside handlers
+
+
 def _unservable(problems: list[tuple[str, str]]) -> ConfigurationError:
     errors = [
         ConfigurationError(
             error,
-            path="" if about == "snapshot" else f"handler {about}",
+            path="" if about in _PARTS else f"handler {about}",
             hint=None
-            if about == "snapshot"
+            if about in _PARTS
             else "Handlers are searched beside the configuration file, in the directory the "
             "gateway was started in, and on PYTHONPATH.",
         )

@@ -17,8 +17,9 @@ be replaced.
 Signals arrive through the wake-up descriptor as bytes, so that a handler never interrupts other
 code. Everything that must survive a child is kept here: the listening sockets (a dead worker's
 connections wait in its queue until the next worker, or before that another one, takes them), the
-last published snapshot and credential index (a worker that is forked while control is dead starts
-with them), and control's ends of the worker channels (so that a new control process can use them).
+last published snapshot, credential index and keyring (a worker that is forked while control is dead
+starts with them), and control's ends of the worker channels (so that a new control process can use
+them).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import msgspec
 
 from fastgate.runtime.supervisor import listeners
 from fastgate.runtime.supervisor.children import LOOK_S, Child, Watchdog, WorkerPlace, send_signal
+from fastgate.runtime.supervisor.kept import Kept
 from fastgate.runtime.supervisor.notify import Notifier
 from fastgate.runtime.supervisor.process import SIGNALS, describe_status, spawn
 from fastgate.runtime.wire.channel import Channel, ChannelClosed, ChannelFull, socket_pair
@@ -46,6 +48,7 @@ from fastgate.runtime.wire.messages import (
     DrainWanted,
     Fatal,
     KeepCredentials,
+    KeepKeyring,
     Message,
     Published,
     Ready,
@@ -88,9 +91,7 @@ class Supervisor:
         self._control_starts = 0
         self._bound: dict[str, listeners.Bound] = {}
         self._pending: dict[str, listeners.Bound] = {}  # bound for an apply in progress
-        self._generation = 0
-        self._snapshot_fd = -1
-        self._credentials_fd = -1
+        self._kept = Kept()
         self._drain_s = plan.drain_s
         self._close_due = 0.0  # draining: when accepting stops
         self._kill_due = 0.0  # draining, stopping: the deadline
@@ -250,9 +251,10 @@ class Supervisor:
         theirs, ours = socket_pair()
         start = WorkerStart(
             index=place.index,
-            generation=self._generation,
-            snapshot_fd=self._snapshot_fd,
-            credentials_fd=self._credentials_fd,
+            generation=self._kept.generation,
+            snapshot_fd=self._kept.snapshot,
+            credentials_fd=self._kept.credentials,
+            keyring_fd=self._kept.keyring,
             listeners=[
                 (bound.listener, bound.socket_for(place.index))
                 for bound in self._bound.values()
@@ -279,7 +281,8 @@ class Supervisor:
             WorkerStarted(
                 index=place.index,
                 pid=place.pid,
-                generation=self._generation,
+                generation=self._kept.generation,
+                keyring=self._kept.serial,
                 binds=[listener.key for listener, _ in start.listeners],
             ),
             [ours.fileno()],
@@ -288,7 +291,7 @@ class Supervisor:
     def _worker_child(self, start: WorkerStart) -> int:
         mine = {sock.fileno() for _, sock in start.listeners}
         mine |= {sock.fileno() for sockets in start.peers.values() for sock in sockets}
-        mine |= {start.snapshot_fd, start.credentials_fd, start.channel.fileno()}
+        mine |= {start.channel.fileno(), *self._kept.fds}
         self._let_go(mine)
         return self._plan.worker_main(start)
 
@@ -306,6 +309,7 @@ class Supervisor:
                 (bound.listener, bound.sockets, bound.address) for bound in self._bound.values()
             ],
             pending_reload=self._reload_due,
+            keyring_fd=self._kept.keyring,
         )
         for bound in self._pending.values():  # of an apply of the last control process
             bound.close(remove=True)
@@ -324,7 +328,7 @@ class Supervisor:
         self._selector.register(ours, selectors.EVENT_READ, self._on_control)
 
     def _control_child(self, start: ControlStart, ours: socket.socket) -> int:
-        mine = {start.channel.fileno()}
+        mine = {start.channel.fileno(), start.keyring_fd}
         mine |= {end.fileno() for _, _, end in start.workers}
         mine |= {sock.fileno() for _, sockets, _ in start.listeners for sock in sockets}
         ours.close()
@@ -364,9 +368,7 @@ class Supervisor:
                     sock.close()
         for _, sock in self._plan.inherited:
             sock.close()
-        for fd in (self._snapshot_fd, self._credentials_fd):
-            if fd >= 0 and fd not in mine:
-                os.close(fd)
+        self._kept.close(mine)
 
     # ---- messages of control -------------------------------------------------------------
 
@@ -444,9 +446,10 @@ class Supervisor:
         elif isinstance(message, Published):
             return self._on_published(message, fds)
         elif isinstance(message, KeepCredentials):
-            old, self._credentials_fd = self._credentials_fd, fds[0]
-            if old >= 0:
-                os.close(old)
+            self._kept.keep_credentials(fds[0])
+            return {fds[0]}
+        elif isinstance(message, KeepKeyring):
+            self._kept.keep_keyring(fds[0], message.serial)
             return {fds[0]}
         elif isinstance(message, Ready):
             self._on_ready(message)
@@ -454,7 +457,7 @@ class Supervisor:
             if message.error:
                 self._notifier.ready(f"the last reload was refused: {message.error}")
             else:
-                self._notifier.ready(f"serving generation {self._generation}")
+                self._notifier.ready(f"serving generation {self._kept.generation}")
         elif isinstance(message, Fatal):
             self._fail(message.error, message.code)
         elif isinstance(message, DrainWanted):
@@ -492,12 +495,11 @@ class Supervisor:
         self._pending.clear()
         for bound in everything.values():
             bound.close(remove=True)
-        if self._snapshot_fd >= 0:
-            os.close(self._snapshot_fd)
-        self._snapshot_fd = fds[0]
-        self._generation = message.generation
+        self._kept.keep_snapshot(fds[0], message.generation)
+        if message.keyring:
+            self._kept.keep_keyring(fds[1], message.keyring)
         self._drain_s = message.drain_s
-        return {fds[0]}
+        return set(fds)
 
     def _on_ready(self, message: Ready) -> None:
         if self._state == "starting":
@@ -586,9 +588,7 @@ class Supervisor:
         for place in self._workers:
             if place.control_end is not None:
                 place.control_end.close()
-        for fd in (self._snapshot_fd, self._credentials_fd):
-            if fd >= 0:
-                os.close(fd)
+        self._kept.close()
         self._selector.close()
         for sock in self._wake:
             sock.close()

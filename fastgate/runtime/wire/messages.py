@@ -11,12 +11,28 @@ A message never contains a configuration or an image: those are in memfds, so ev
 Installing generation G in all workers::
 
     control                     worker (each)
-      │ Prepare(seq, G) + fds ──▶ maps the snapshot, imports the handlers
+      │ Prepare(seq, G) + fds ──▶ maps snapshot and keyring, imports the handlers
       │ ◀── Prepared(seq, problems)
       │   any problem: Abort(seq) to all; nothing was changed
       │ Published(G) + fd ──▶ supervisor (a worker forked from now on starts with G)
-      │ Commit(seq) ──────────▶ swaps, listens, stops listening
+      │ Commit(seq) ──────────▶ swaps both, listens, stops listening
       │ ◀── Serving(seq, G)
+
+A keyring (certificates, keys, authorities: `_core/tls/keyring.py`) can also change alone::
+
+      │ KeepKeyring(serial) + fd ──▶ supervisor
+      │ UseKeyring(serial) + fd ───▶ uses it for new connections
+      │ ◀── KeyringInstalled(serial, error)
+
+A worker can miss something that control may have a moment later: a key of an issuer, a consumer::
+
+      │ ◀── Question(kind, issuer, text)
+      │ …  UseKeyring, UseCredentials, or an entry in the index: what there is
+      │ Answered(kind, issuer, text, ok) ──▶ whoever waits for it goes on
+
+Messages keep their order, so what is answered is there when the answer comes. A worker asks again
+if no answer comes, since control may have been replaced; control answers a question once, however
+often it is asked meanwhile.
 
 `seq` is unique over all control processes, so that a new control process recognises and drops an
 answer for a dead one.
@@ -24,7 +40,13 @@ answer for a dead one.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+
+from fastgate.sockaddr import listener_key
+
+QuestionKind = Literal["keys", "subject"]
 
 PRIVATE = "private "  # prefix of the keys of private listeners
 
@@ -48,9 +70,8 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def key(self) -> str:
-        """The listener's key: its address, so that renaming it does not bind it again. With port 0,
-        several may have the same address, so the name is added."""
-        key = f"{self.name} {self.bind}" if self.bind.endswith(":0") else self.bind
+        """The listener's key, by which processes know it."""
+        key = listener_key(self.name, self.bind)
         return f"{PRIVATE}{key}" if self.private else key
 
 
@@ -71,7 +92,8 @@ class Release(Message):
 
 
 class Published(Message):
-    """Keep this snapshot for future workers. Descriptors: the snapshot.
+    """Keep this snapshot for future workers. Descriptors: the snapshot, and the keyring if one
+    belongs to it.
 
     `binds` are the keys of the listeners from now on; others are closed (and their files removed).
     """
@@ -79,13 +101,23 @@ class Published(Message):
     generation: int
     binds: list[str]
     drain_s: float
+    keyring: int = 0  # its serial; 0: the old one is kept
+
+    def descriptors(self) -> int:
+        return 2 if self.keyring else 1
+
+
+class KeepCredentials(Message):
+    """Keep this credential index for future workers. Descriptors: the index."""
 
     def descriptors(self) -> int:
         return 1
 
 
-class KeepCredentials(Message):
-    """Keep this credential index for future workers. Descriptors: the index."""
+class KeepKeyring(Message):
+    """Keep this keyring for future workers and control processes. Descriptors: the keyring."""
+
+    serial: int
 
     def descriptors(self) -> int:
         return 1
@@ -121,7 +153,16 @@ class DrainWanted(Message):
 
 
 ToSupervisor = (
-    Bind | Release | Published | KeepCredentials | Ready | ReloadDone | Fatal | Alive | DrainWanted
+    Bind
+    | Release
+    | Published
+    | KeepCredentials
+    | KeepKeyring
+    | Ready
+    | ReloadDone
+    | Fatal
+    | Alive
+    | DrainWanted
 )
 
 
@@ -147,6 +188,7 @@ class WorkerStarted(Message):
     pid: int
     generation: int  # of the snapshot it starts with; 0: none
     binds: list[str]  # keys of its initial listeners
+    keyring: int = 0  # serial of the keyring it starts with; 0: none
 
     def descriptors(self) -> int:
         return 1
@@ -177,7 +219,8 @@ ToControl = Bound | WorkerStarted | WorkerStopped | Reload | ReopenLogs | StopAc
 
 
 class Prepare(Message):
-    """Prepare to serve `generation`. Descriptors: the snapshot, then `listen`'s sockets.
+    """Prepare to serve `generation`. Descriptors: the snapshot, the keyring if one belongs to it,
+    then `listen`'s sockets.
 
     `binds` are the keys of all its listeners; `listen` are those that it may not have yet.
     """
@@ -186,9 +229,10 @@ class Prepare(Message):
     generation: int
     binds: list[str]
     listen: list[Listener]
+    keyring: int = 0  # its serial; 0: the worker keeps the one that it has
 
     def descriptors(self) -> int:
-        return 1 + len(self.listen)
+        return 1 + bool(self.keyring) + len(self.listen)
 
 
 class Peers(Message):
@@ -216,7 +260,26 @@ class UseCredentials(Message):
         return 1
 
 
-ToWorker = Prepare | Peers | Commit | Abort | UseCredentials
+class UseKeyring(Message):
+    """Use this keyring for new connections; answered by `KeyringInstalled`. Descriptors: the
+    keyring."""
+
+    serial: int
+
+    def descriptors(self) -> int:
+        return 1
+
+
+class Answered(Message):
+    """Answer to `Question`, with its members. ok: whether there is something new."""
+
+    kind: QuestionKind
+    issuer: int
+    text: str
+    ok: bool = False
+
+
+ToWorker = Prepare | Peers | Commit | Abort | UseCredentials | UseKeyring | Answered
 
 
 # ---- worker → control --------------------------------------------------------------------
@@ -225,7 +288,7 @@ ToWorker = Prepare | Peers | Commit | Abort | UseCredentials
 class Problem(msgspec.Struct, frozen=True):
     """Why a worker cannot serve a snapshot."""
 
-    about: str  # a handler's name, or "snapshot"
+    about: str  # a handler's name, "snapshot" or "keyring"
     error: str
 
 
@@ -239,4 +302,20 @@ class Serving(Message):
     generation: int
 
 
-FromWorker = Prepared | Serving
+class KeyringInstalled(Message):
+    """Answer to `UseKeyring`. `error`: why it cannot be used; then the old one stays in use."""
+
+    serial: int
+    error: str = ""
+
+
+class Question(Message):
+    """Something is missing: of kind "keys" the key of an issuer with this id ("": a token without
+    one cannot be verified), of kind "subject" the consumer that has this subject of it."""
+
+    kind: QuestionKind
+    issuer: int  # its id in the keyring
+    text: str
+
+
+FromWorker = Prepared | Serving | KeyringInstalled | Question

@@ -39,6 +39,7 @@ class WorkerStart:
     generation: int  # 0: no snapshot yet
     snapshot_fd: int  # -1: none yet
     credentials_fd: int  # -1: none yet
+    keyring_fd: int  # -1: none yet
     listeners: list[tuple[Listener, socket.socket]]
     channel: socket.socket
     peers: dict[str, list[socket.socket]] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class ControlStart:
     workers: list[tuple[int, int, socket.socket]]  # index, pid, control's end of the channel
     listeners: list[tuple[Listener, list[socket.socket], str]]  # sockets, address as bound
     pending_reload: bool = False
+    keyring_fd: int = -1  # the keyring that workers have; -1: none
 
 
 @dataclass(slots=True)

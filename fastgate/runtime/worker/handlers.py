@@ -76,8 +76,9 @@ def resolve_all(names: Iterable[str]) -> tuple[list[Handler], list[Problem]]:
         try:
             handlers.append(resolve(name))
         except HandlerError as error:
-            problems.append(Problem(name, str(error)))
-            handlers.append(_broken(name, str(error)))
+            said = name.partition("\n")[0]  # a whole description may follow
+            problems.append(Problem(said, str(error)))
+            handlers.append(_broken(said, str(error)))
     return handlers, problems
 
 

@@ -38,14 +38,18 @@ from fastgate._core.money.money_map import MoneyMap
 from fastgate._core.shared.credentials import CredentialIndex
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import Snapshot
+from fastgate._core.tls import keyring
+from fastgate._core.tls.keyring import Keyring
 from fastgate.billing.x402 import claims
-from fastgate.errors import FastGateError, SnapshotError
+from fastgate.errors import FastGateError
 from fastgate.runtime.supervisor.standby import SERVING, Standby
 from fastgate.runtime.wire.channel import Channel, ChannelClosed, ChannelFull
 from fastgate.runtime.wire.heartbeat import HEARTBEAT_S
 from fastgate.runtime.wire.messages import (
     Abort,
+    Answered,
     Commit,
+    KeyringInstalled,
     Listener,
     Message,
     Peers,
@@ -55,9 +59,13 @@ from fastgate.runtime.wire.messages import (
     Serving,
     ToWorker,
     UseCredentials,
+    UseKeyring,
 )
 from fastgate.runtime.wire.plan import WorkerStart
+from fastgate.runtime.worker.bad_headers import BadHeaderLog
+from fastgate.runtime.worker.failed_tls import FailedTlsLog
 from fastgate.runtime.worker.handlers import Handler, resolve_all
+from fastgate.runtime.worker.questions import Asking, Questions
 
 log = logging.getLogger("fastgate.worker")
 
@@ -66,17 +74,21 @@ DRAIN_LOOK_S = 0.02
 STARTING, DRAINING = 1, 3  # worker_row.state, beside SERVING
 
 
-class EngineLike(Protocol):
+class EngineLike(Asking, Protocol):
     """The part of `_core/engine.pyx` that the worker uses."""
 
     @property
     def idle(self) -> bool: ...
     def run_in(self, loop: asyncio.AbstractEventLoop) -> None: ...
-    def listen(self, fd: int, name: str) -> None: ...
+    def listen(self, fd: int, key: str) -> None: ...
     def unlisten(self, fd: int) -> None: ...
     def install(self, snapshot: Snapshot, handlers: list[Handler]) -> None: ...
+    def check_keyring(self, keyring: Keyring) -> None: ...
+    def set_keyring(self, keyring: Keyring) -> None: ...
     def set_credentials(self, index: CredentialIndex) -> None: ...
     def set_money(self, money: MoneyMap) -> None: ...
+    def take_bad_headers(self) -> tuple[int, int, str, str]: ...
+    def take_failed_tls(self) -> tuple[int, str, str, str]: ...
     def drain(self) -> None: ...
     def close(self) -> None: ...
 
@@ -88,6 +100,7 @@ class Pending(NamedTuple):
     generation: int
     binds: list[str]
     snapshot: Snapshot
+    keyring: Keyring | None  # None: the one in use stays
     handlers: list[Handler]
     listen: list[tuple[Listener, socket.socket]]
 
@@ -102,6 +115,8 @@ class Worker:
         self._engine = engine
         rows = [segment.worker_row(index) for index in range(segment.workers)]
         self._standby = Standby(start.index, rows, engine)
+        self._bad_headers = BadHeaderLog(start.index, engine.take_bad_headers)
+        self._failed_tls = FailedTlsLog(start.index, engine.take_failed_tls)
         self._channel: Channel[ToWorker] = Channel(start.channel, ToWorker)
         self._listening: dict[str, socket.socket] = {}
         self._pending: Pending | None = None
@@ -113,6 +128,7 @@ class Worker:
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         self._loop = loop
+        self._questions = Questions(self._engine, self._send_soon, loop)
         self._row.state = STARTING
         self._beat()
         loop.add_signal_handler(signal.SIGTERM, self._drain)
@@ -135,6 +151,8 @@ class Worker:
         """Serve the snapshot that the supervisor kept, if there is one."""
         if start.credentials_fd >= 0:
             self._use_credentials(start.credentials_fd)
+        if start.keyring_fd >= 0:
+            self._use_keyring(start.keyring_fd)
         if start.snapshot_fd < 0:
             return
         snapshot = Snapshot(start.snapshot_fd)
@@ -154,23 +172,29 @@ class Worker:
             sockets = [*sockets[: self._index], mine, *sockets[self._index + 1 :]]
             self._standby.put(bind, sockets)
         self._install(
-            Pending(0, start.generation, binds, snapshot, handlers, list(start.listeners))
+            Pending(0, start.generation, binds, snapshot, None, handlers, list(start.listeners))
         )
 
     def _prepare(self, message: Prepare, fds: list[int]) -> None:
         self._forget_pending()
+        memfds = 2 if message.keyring else 1
+        about, ring = "snapshot", None
         try:
             snapshot = Snapshot(fds[0])
-            sockets = _sockets_of(fds[1:])
-        except (SnapshotError, OSError) as error:
+            if message.keyring:
+                about = "keyring"
+                ring = keyring.read(fds[1])
+                self._engine.check_keyring(ring)
+            sockets = _sockets_of(fds[memfds:])
+        except (FastGateError, OSError, ValueError) as error:
             _close_fds(fds)
-            self._send(Prepared(seq=message.seq, problems=[Problem("snapshot", str(error))]))
+            self._send(Prepared(seq=message.seq, problems=[Problem(about, str(error))]))
             return
-        os.close(fds[0])
+        _close_fds(fds[:memfds])
         listen = list(zip(message.listen, sockets, strict=True))
         handlers, problems = resolve_all(snapshot.handlers())
         self._pending = Pending(
-            message.seq, message.generation, message.binds, snapshot, handlers, listen
+            message.seq, message.generation, message.binds, snapshot, ring, handlers, listen
         )
         self._send(Prepared(seq=message.seq, problems=problems))
 
@@ -183,13 +207,15 @@ class Worker:
         self._send(Serving(seq=pending.seq, generation=pending.generation))
 
     def _install(self, new: Pending) -> None:
+        if new.keyring is not None:
+            self._engine.set_keyring(new.keyring)
         self._engine.install(new.snapshot, new.handlers)
         if not self._draining:
             for listener, sock in new.listen:
                 if listener.key in self._listening:
                     sock.close()  # it already has this one
                     continue
-                self._engine.listen(sock.fileno(), listener.name)
+                self._engine.listen(sock.fileno(), listener.key)
                 self._listening[listener.key] = sock
             for bind in self._listening.keys() - set(new.binds):
                 sock = self._listening.pop(bind)
@@ -212,6 +238,17 @@ class Worker:
             log.error("worker %d: the old credential index stays in use: %s", self._index, error)
         finally:
             os.close(fd)
+
+    def _use_keyring(self, fd: int) -> str:
+        """Use a keyring; returns why it cannot be used."""
+        try:
+            self._engine.set_keyring(keyring.read(fd))
+        except (FastGateError, OSError, ValueError) as error:
+            log.error("worker %d: the old keyring stays in use: %s", self._index, error)
+            return str(error)
+        finally:
+            os.close(fd)
+        return ""
 
     # ---- the channel ---------------------------------------------------------------------
 
@@ -244,6 +281,11 @@ class Worker:
             self._standby.keep_only(self._listening)
         elif isinstance(message, UseCredentials):
             self._use_credentials(fds[0])
+        elif isinstance(message, UseKeyring):
+            error = self._use_keyring(fds[0])
+            self._send(KeyringInstalled(serial=message.serial, error=error))
+        elif isinstance(message, Answered):
+            self._questions.answered(message)
 
     def _on_peers(self, message: Peers, fds: list[int]) -> None:
         try:
@@ -259,11 +301,25 @@ class Worker:
 
     def _send(self, message: Message) -> None:
         try:
-            self._channel.send(message)
-            if self._channel.waiting:
-                self._loop.add_writer(self._channel.fileno(), self._flush)
+            self._send_now(message)
         except (ChannelClosed, ChannelFull, OSError, ValueError) as error:
             log.error("worker %d: control cannot be reached: %r", self._index, error)
+
+    def _send_soon(self, message: Message) -> bool:
+        """Send what is sent again if nobody answers; whether it could be. Takes no room in the
+        outbox from messages that are sent once."""
+        if self._channel.waiting:
+            return False
+        try:
+            self._send_now(message)
+        except (ChannelClosed, ChannelFull, OSError, ValueError):
+            return False
+        return True
+
+    def _send_now(self, message: Message) -> None:
+        self._channel.send(message)
+        if self._channel.waiting:
+            self._loop.add_writer(self._channel.fileno(), self._flush)
 
     def _flush(self) -> None:
         with suppress(ChannelClosed):  # its reader notices it too
@@ -285,6 +341,8 @@ class Worker:
     def _beat(self) -> None:
         self._row.heartbeat_ns = time.monotonic_ns()
         self._loop.call_later(HEARTBEAT_S, self._beat)
+        self._bad_headers.look()
+        self._failed_tls.look()
         if self._row.state == SERVING:
             self._standby.look()
 

@@ -1,0 +1,1 @@
+"""bounds: whether everything in an image refers to something within it."""

@@ -1,0 +1,3 @@
+from fastgate._core.snapshot.snapshot import Snapshot
+
+def verify_records(snapshot: Snapshot) -> None: ...

@@ -1,0 +1,1 @@
+"""proxy_headers: the parser and the writer of PROXY headers for Python."""

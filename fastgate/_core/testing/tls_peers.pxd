@@ -1,0 +1,1 @@
+"""tls_peers: a connection of an engine, made to look like one over TLS."""

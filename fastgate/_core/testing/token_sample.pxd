@@ -1,0 +1,1 @@
+"""token_sample: tokens read, checked and remembered outside of an engine."""

@@ -1,0 +1,1 @@
+"""Packages are installed into systems of their own. `make packages` builds them and runs this."""

@@ -1,0 +1,102 @@
+"""What routes do with their traffic: which settings are valid, and what errors say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastgate.errors import ConfigurationError
+from fastgate.model import codec
+from fastgate.model.check import check
+from fastgate.model.gateway import Route
+
+
+def route(**fields: Any) -> Route:
+    data = {"name": "r", "path": "/x", "service": "s", **fields}
+    decoded: Route = codec.decode(data, Route)
+    return decoded
+
+
+def refused(**fields: Any) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        route(**fields)
+    return str(caught.value)
+
+
+# ---- faults ------------------------------------------------------------------------------
+
+
+def test_the_shares_of_faults_are_all_requests_unless_given() -> None:
+    fault = route(fault={"delay": "2s", "abort": 503, "abort_share": "2.5%"}).fault
+    assert fault is not None
+    assert (str(fault.delay_share), str(fault.abort_share)) == ("100%", "2.5%")
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ({}, "fault: give delay, abort or both"),
+        ({"when": {"query": {"a": "1"}}}, "fault: give delay, abort or both"),
+        ({"delay": "0s"}, "fault.delay: 0s is not between 1ms and 1h"),
+        ({"delay": "61m"}, "fault.delay: 61m is not between 1ms and 1h"),
+        ({"delay": "1s", "abort_share": "5%"}, "fault.abort_share: give abort too"),
+        ({"abort": 500, "delay_share": "5%"}, "fault.delay_share: give delay too"),
+        ({"abort": 200}, "fault.abort"),
+        ({"abort": 600}, "fault.abort"),
+        ({"abort": 500, "abort_share": "101%"}, "fault.abort_share"),
+        ({"abort": 500, "when": {}}, "fault.when: give headers, query or cookies"),
+        ({"abort": 500, "when": {"headers": {"A": "1", "a": "2"}}}, "a name is there twice"),
+        ({"abort": 500, "when": {"cookies": {"a": "b c"}}}, "'b c' cannot be the value of 'a'"),
+        ({"abort": 500, "when": {"cookies": {"a b": "c"}}}, "when.cookies"),
+    ],
+)
+def test_faults_that_make_no_sense(fault: dict[str, Any], says: str) -> None:
+    assert says in refused(fault=fault)
+
+
+# ---- maintenance -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        (True, {"enabled": True}),
+        (False, {"enabled": False}),
+        ("Back soon.", {"message": "Back soon."}),
+        ({"retry_after": "1h"}, {"enabled": True, "retry_after": "1h"}),
+    ],
+)
+def test_short_forms_of_maintenance(short: Any, full: dict[str, Any]) -> None:
+    assert route(maintenance=short) == route(maintenance=full)
+    whole = {"version": 1, "maintenance": short}
+    assert codec.decode(whole) == codec.decode({"version": 1, "maintenance": full})
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"retry_after": "999ms"}, "maintenance.retry_after: 999ms is not between 1s and 30d"),
+        ({"retry_after": "31d"}, "maintenance.retry_after: 31d is not between 1s and 30d"),
+        ({"message": ""}, "maintenance.message"),
+        ({"message": "a\nb"}, "is not a text in one line without"),
+        ({"message": 'so "called"'}, "is not a text in one line without"),
+        ({"message": "x" * 257}, "at most 256 characters"),
+        ({"allow": "10.0.0.1/8"}, "has bits set outside its prefix"),
+        ({"except": ["r"]}, "maintenance.except"),  # of the whole gateway only
+    ],
+)
+def test_maintenance_that_makes_no_sense(setting: dict[str, Any], says: str) -> None:
+    assert says in refused(maintenance=setting)
+
+
+def test_routes_that_stay_open_exist() -> None:
+    document = {
+        "version": 1,
+        "routes": [{"name": "status", "path": "/", "respond": 200}],
+        "maintenance": {"except": ["status", "statsu"]},
+    }
+    (error,) = check(codec.decode(document))
+    assert str(error) == (
+        "maintenance.except[1]: there is no route 'statsu'. Did you mean 'status'? Routes: status."
+    )
