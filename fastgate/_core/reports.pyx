@@ -76,5 +76,5 @@ cdef class Reports(Host):
         cdef bytes raw = text.encode()
         cdef QuestionKind number = <QuestionKind><int>QUESTION_KINDS[kind]
         self.c.loop.now = monotonic_ns()
-        answered(self.c, question_hash(number, issuer, raw, <uint32_t>len(raw)))
+        answered(self.c, question_hash(number, issuer, raw, <uint32_t>len(raw)), NULL)
         self.follow_up()

@@ -223,7 +223,6 @@ cdef struct upstream:
     uint32_t requests
     uint8_t state             # UpState
     uint8_t reused            # the current call found it in the pool
-    uint8_t pad[2]
     uint32_t pool_generation  # the pool's, when the connection was opened
     uint32_t keyring          # core.keyrings, when its TLS began
     const client_codec *codec
@@ -452,8 +451,9 @@ cdef struct exchange:
     uint32_t access_ended     # Unix seconds when the subscription's access ended; 0: not known
     const limit_override *overrides   # the caller's own numbers, while it is admitted; NULL: none
     verdict *verdict          # on the caller's token, held; NULL: none
+    verdict *told             # its issuer's answer about a token, held; NULL: none
     exchange *waits_after     # in the list of those that wait for an answer of control
-    uint8_t waits             # 1: it is in that list
+    uint8_t waits, asked      # 1: it is in that list; how often it was
     uint64_t question         # that it waits for, or has asked: hash of it; 0: none
     table_ref needed_scopes   # of which the token lacks one; count 0: none
     int64_t fault_when        # Unix seconds, of a fault that is about time; 0: it is not

@@ -37,6 +37,9 @@ START_S = 120.0
 """Bounds a start, which takes Keycloak ten seconds of two processors."""
 HINT = "run tools/identity-providers"
 
+OPAQUE = "/opaque"
+"""oidc-provider's tokens for audiences that end with this are opaque."""
+
 SCOPES = ("orders:read", "orders:write")
 """Scopes that both providers know from the start."""
 
@@ -223,7 +226,8 @@ def _part(token: str, number: int) -> dict[str, Any]:
 
 
 class OidcProvider(IdentityProvider):
-    """npm's oidc-provider. Tokens with an audience, which is a URI, are JWTs; others are opaque.
+    """npm's oidc-provider. Tokens with an audience, which is a URI, are JWTs, unless it ends with OPAQUE;
+    others are opaque.
 
     Its introspection endpoint knows opaque tokens only, as long as the process lives.
     """
@@ -255,6 +259,7 @@ class OidcProvider(IdentityProvider):
             "issuer": self.issuer,
             "keys": self._keys,
             "scopes": list(SCOPES),
+            "opaque": OPAQUE,
             "seconds": self.seconds,
             "clients": [self.client._asdict(), self.gateway._asdict()],
         }

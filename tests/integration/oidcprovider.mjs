@@ -3,7 +3,8 @@
 //     node oidcprovider.mjs FOLDER/settings.json
 //
 // The settings are read again with SIGHUP, which is how keys are rotated. Tokens that were issued stay:
-// they are in the memory of this process. Tokens with a resource (an audience) are JWTs, others opaque.
+// they are in the memory of this process. Tokens with a resource (an audience) are JWTs, except for resources
+// with the ending that the settings name; others are opaque.
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { pathToFileURL } from 'node:url';
@@ -19,7 +20,7 @@ function load() {
     scope: scopes.join(' '),
     audience: resource,
     accessTokenTTL: settings.seconds,
-    accessTokenFormat: 'jwt',
+    accessTokenFormat: resource.endsWith(settings.opaque) ? 'opaque' : 'jwt',
     jwt: { sign: { alg: 'RS256' } },
   });
   const provider = new Provider(settings.issuer, {

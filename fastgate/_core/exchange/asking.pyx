@@ -12,7 +12,7 @@ new keyring, in the credential index, or as a verdict. Then all of them are deci
     authenticate ── wait_for ──▶ parked ──┬── answered ──▶ authenticate again
                                           └── time over ─▶ 503 authorization_unavailable
 
-An exchange asks one question once. At most ASKING_MOST wait; a further one is decided without an answer.
+An exchange asks a question once, and QUESTIONS_MOST in all. At most ASKING_MOST wait; a further one is decided without an answer.
 """
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
@@ -22,9 +22,11 @@ from fastgate._core.reason cimport AUTHORIZATION_UNAVAILABLE
 from fastgate._core.snapshot.snapshot cimport hash64
 from fastgate._core.state cimport EX_PARKED, STAGE_AUTHENTICATE
 from fastgate._core.tokens.questions cimport QUESTIONS, QUESTION_TEXT, question
+from fastgate._core.tokens.verdicts cimport verdict, verdict_hold, verdict_let_go
 
 cdef enum:
     ASKING_MOST = 512
+    QUESTIONS_MOST = 8        # of one exchange: two that need each other's answers do not go on for ever
     WAIT_MS = 2000
 
 
@@ -41,12 +43,13 @@ cdef int is_waited_for(core *c, uint64_t question) noexcept nogil:
 
 
 cdef int may_wait(core *c, const exchange *e, uint64_t question) noexcept nogil:
-    return e.question != question and c.n_asking < ASKING_MOST
+    return e.question != question and e.asked < QUESTIONS_MOST and c.n_asking < ASKING_MOST
 
 
 cdef void wait_for(core *c, exchange *e, uint64_t question, uint32_t most_ms) noexcept nogil:
     e.question = question
     e.waits = 1
+    e.asked += 1
     e.waits_after = c.asking
     c.asking = e
     c.n_asking += 1
@@ -86,11 +89,16 @@ cdef void stop_asking(core *c, exchange *e) noexcept nogil:
         at = &at[0].waits_after
 
 
-cdef void answered(core *c, uint64_t question) noexcept nogil:
+cdef void answered(core *c, uint64_t question, verdict *told) noexcept nogil:
     cdef exchange *e = c.asking
     while e is not NULL:
         if e.question == question and e.flags & EX_PARKED:
             stop_asking(c, e)
+            if told is not NULL:
+                if e.told is not NULL:
+                    verdict_let_go(e.told)
+                verdict_hold(told)
+                e.told = told
             unpark(e, 0)
             e = c.asking                 # what it does next may have changed the list
         else:

@@ -235,6 +235,8 @@ cdef void finish(exchange *e) noexcept nogil:
         uncount_handler(e)
     if e.verdict is not NULL:
         verdict_let_go(e.verdict)
+    if e.told is not NULL:
+        verdict_let_go(e.told)
     write_log(e, now)
     leave_snapshot(c, e.ref)
     e.down.codec.release(e)

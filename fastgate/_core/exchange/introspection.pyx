@@ -5,8 +5,9 @@
 
 The answer is a verdict like that on a JSON Web Token, with the same rules for claims, and is remembered: of
 an active token until its `exp`, at most for the issuer's `cache`; of another one for a minute. Exchanges
-that come with the same token meanwhile wait for one answer. It belongs to none of them, so the first
-one's client may leave.
+that come with the same token meanwhile wait for one answer, which is good for them however short `cache` is.
+It belongs to none of them, so the first one's client may leave. What a signature has proved about a token
+is not an answer: its issuer may have revoked it.
 
 No answer, or one that is not understood: 503 authorization_unavailable, for those that waited.
 """
@@ -58,7 +59,9 @@ cdef int accept_opaque(core *c, exchange *e, const auth_rec *a, const auth_metho
     if t is NULL:
         return OVERLOADED
     question = question_hash(ASK_TOKEN, ids[0], token, length)
-    v = verdict_known(&t.known, token, length, ids, m.ids.count, c.issuers, unix_s(c))
+    v = e.told                           # even if it was good for this exchange only
+    if v is NULL or v.issuer != ids[0]:
+        v = verdict_known(&t.known, token, length, ids, m.ids.count, c.issuers, unix_s(c), 1)
     if v is not NULL:
         if v.fault and e.question == question:
             take_failure(c, e)           # found out for this exchange
@@ -123,29 +126,30 @@ cdef int ask_issuer(core *c, exchange *e, const auth_method *m, token_issuer *is
 
 cdef void told(subrequest *s, int reason) noexcept nogil:
     cdef core *c = s.k.owner
+    cdef verdict *v = NULL
     if reason == 0 and s.k.resp.status == 200 and s.body is not NULL:
-        keep(c, s)
-    answered(c, s.question)
+        v = verdict_of_answer(c, s)
+    answered(c, s.question, v)
+    if v is not NULL:
+        verdict_let_go(v)
 
 
-cdef void keep(core *c, subrequest *s) noexcept nogil:
-    """Make a verdict of the answer, if it is understood and the issuer is still the same."""
+cdef verdict *verdict_of_answer(core *c, subrequest *s) noexcept nogil:
+    """Held. NULL: it is not understood, or the issuer is not the same any more."""
     cdef token_memory *t = token_memory_of(c)
     cdef token_issuer *issuer = issuer_of(c.issuers, s.issuer)
     cdef jwt *j = &t.scratch
-    cdef verdict *v
     cdef int fault
     if issuer is NULL or buf_len(s.body) > PART_MOST:
-        return
+        return NULL
     j.token = buf_head(s.note)
     j.length = j.signed = buf_len(s.note)
     j.issuer = issuer
     j.key = NULL
     j.subject_len = 0
+    j.asked = 1
     memcpy(j.claims_text, buf_head(s.body), buf_len(s.body))
     if json_read(&j.claims, <const char *>j.claims_text, buf_len(s.body)) < 0 or j.claims.values[0].kind != JSON_OBJECT:
-        return
+        return NULL
     fault = jwt_check_answer(j, unix_s(c), issuer.cache_s)
-    v = verdict_make(&t.known, j, fault, unix_s(c), c.issuers.serial)
-    if v is not NULL:
-        verdict_let_go(v)
+    return verdict_make(&t.known, j, fault, unix_s(c), c.issuers.serial)

@@ -70,7 +70,7 @@ cdef int accept_token(core *c, exchange *e, const auth_method *m) noexcept nogil
     t = token_memory_of(c)
     if t is NULL:
         return OVERLOADED
-    v = verdict_known(&t.known, token, length, ids, m.ids.count, c.issuers, unix_s(c))
+    v = verdict_known(&t.known, token, length, ids, m.ids.count, c.issuers, unix_s(c), 0)
     if v is not NULL:
         return judge_verdict(c, e, m, v, TOKEN_KNOWN)
     result = examine(c, e, m, token, length, &v)

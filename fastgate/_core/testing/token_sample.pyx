@@ -124,7 +124,7 @@ cdef class Checker:
         cdef int fault
         for i, number in enumerate(ids):
             numbers[<int>i] = number
-        v = verdict_known(self.table, token, <uint32_t>len(token), numbers, n, &self.issuers.ring, now_s)
+        v = verdict_known(self.table, token, <uint32_t>len(token), numbers, n, &self.issuers.ring, now_s, 0)
         if v is not NULL:
             return seen(v, True)
         fault = self.fault_of(token, numbers, n, now_s)
@@ -168,7 +168,7 @@ cdef class Checker:
         self.check(token, [issuer], now_s)
         began = monotonic_ns()
         for i in range(n):
-            missed += verdict_known(self.table, p, size, &issuer, 1, &self.issuers.ring, now) is NULL
+            missed += verdict_known(self.table, p, size, &issuer, 1, &self.issuers.ring, now, 0) is NULL
         if missed:
             raise ValueError("not known")
         return <double>(monotonic_ns() - began) / n

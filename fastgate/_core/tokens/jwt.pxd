@@ -16,6 +16,7 @@ cdef struct jwt:              # one at a time: a worker's scratch memory
     uint32_t header_len
     uint32_t claims_len
     uint32_t signature_len
+    uint8_t asked             # 1: the claims are the issuer's answer; 0: the token's own
     int algorithm             # index in ALGORITHM_NAMES; -1: none of them
     token_issuer *issuer
     token_key *key            # that made the signature

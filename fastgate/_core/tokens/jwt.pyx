@@ -54,6 +54,7 @@ cdef int jwt_read(jwt *t, const char *token, uint32_t length) noexcept nogil:
     t.key = NULL
     t.expires = t.when = 0
     t.subject_len = 0
+    t.asked = 0
     if length > TOKEN_MOST:
         return TOKEN_TOO_LONG
     if not is_jwt(token, length):

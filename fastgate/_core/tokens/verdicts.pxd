@@ -25,6 +25,7 @@ cdef struct verdict:          # followed by its texts, in this order
     uint8_t unknown           # UnknownSubject
     uint8_t has_token_id
     uint8_t default_plan      # its plan is for consumers that have none
+    uint8_t asked             # 1: its issuer's answer about it; 0: by its signature
     uint8_t subject[DIGEST]   # as in the index
     uint8_t digest[DIGEST]    # of what is signed of the token, as in the index
     uint8_t token_id[DIGEST]  # of its `jti`, as in the index
@@ -54,8 +55,9 @@ cdef inline const char *lines_of(const verdict *v) noexcept nogil:
     return plan_in(v) + v.plan_len
 
 cdef verdict *verdict_known(verdict_table *t, const char *token, uint32_t length, const uint64_t *ids, uint32_t n,
-                            issuer_ring *ring, int64_t now_s) noexcept nogil
-    # What is known about a token that one of these issuers may have issued; NULL: nothing (any more).
+                            issuer_ring *ring, int64_t now_s, uint8_t asked) noexcept nogil
+    # What is known about a token that one of these issuers may have issued, by its signature or because its issuer
+    # was asked; NULL: nothing (any more).
 cdef verdict *verdict_make(verdict_table *t, jwt *j, int fault, int64_t now_s, uint64_t serial) noexcept nogil
     # Remember the result of checking a token. NULL: no memory. Held by the caller, who lets go of it.
 cdef void digest_of(uint8_t *out, const char *kind, uint32_t kind_len, const char *a, size_t n, const char *b,

@@ -6,7 +6,8 @@ ready to use: the digests under which the credential index knows them, scopes, a
 
     rows        8 in which a token's verdict may be, chosen by a keyed hash of the token
     a hit       the hash and the whole token are equal, its issuer is one that the route believes, and the
-                key that signed it is still one of the issuer's
+                key that signed it is still one of the issuer's; where the issuer is to be asked about it,
+                a signature is not enough
     when full   the one that ends first makes room
 
 Whether the caller may call is not remembered: the index is asked for each request, so that a suspended
@@ -58,14 +59,16 @@ cdef inline int believed(uint64_t issuer, const uint64_t *ids, uint32_t n) noexc
 
 
 cdef verdict *verdict_known(verdict_table *t, const char *token, uint32_t length, const uint64_t *ids, uint32_t n,
-                            issuer_ring *ring, int64_t now_s) noexcept nogil:
+                            issuer_ring *ring, int64_t now_s, uint8_t asked) noexcept nogil:
     cdef uint64_t hash = hash64(token, length, t.seed)
     cdef verdict **rows = &t.rows[(hash & (VERDICTS // TOGETHER - 1)) * TOGETHER]
     cdef verdict *v
     cdef uint32_t i
     for i in range(TOGETHER):
         v = rows[i]
-        if v is NULL or v.hash != hash or v.token_len != length or memcmp(token_of(v), token, length) != 0:
+        if v is NULL or v.hash != hash or v.asked != asked or v.token_len != length:
+            continue
+        if memcmp(token_of(v), token, length) != 0:
             continue
         if now_s >= v.until or (v.fault and (ring is NULL or v.ring != ring.serial)):
             continue                     # a new keyring may have what it lacked
@@ -88,7 +91,7 @@ cdef void put_row(verdict_table *t, verdict *v) noexcept nogil:
     cdef verdict **rows = &t.rows[(v.hash & (VERDICTS // TOGETHER - 1)) * TOGETHER]
     cdef uint32_t i, at = 0
     for i in range(TOGETHER):
-        if rows[i] is NULL or (rows[i].hash == v.hash and rows[i].issuer == v.issuer):
+        if rows[i] is NULL or (rows[i].hash == v.hash and rows[i].issuer == v.issuer and rows[i].asked == v.asked):
             at = i
             break
         if rows[i].until < rows[at].until:
@@ -253,6 +256,7 @@ cdef verdict *verdict_make(verdict_table *t, jwt *j, int fault, int64_t now_s, u
     memset(v, 0, sizeof(verdict))
     v.hash = hash64(j.token, j.length, t.seed)
     v.ring = serial
+    v.asked = j.asked
     v.fault = <uint16_t>fault
     v.when = j.when
     v.until = now_s + BAD_S
