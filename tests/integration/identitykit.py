@@ -226,8 +226,8 @@ def _part(token: str, number: int) -> dict[str, Any]:
 
 
 class OidcProvider(IdentityProvider):
-    """npm's oidc-provider. Tokens with an audience, which is a URI, are JWTs, unless it ends with OPAQUE;
-    others are opaque.
+    """npm's oidc-provider. Tokens with an audience, which is a URI, are JWTs, unless it ends with
+    OPAQUE; others are opaque.
 
     Its introspection endpoint knows opaque tokens only, as long as the process lives.
     """
