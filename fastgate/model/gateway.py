@@ -92,8 +92,16 @@ from fastgate.model.tls import (
     ListenerTls,
     UpstreamTls,
 )
-from fastgate.model.traffic import FaultInjection, GatewayMaintenance, Maintenance
-from fastgate.model.units import Duration, Money, Percent, Rate, Size
+from fastgate.model.traffic import (
+    FaultInjection,
+    GatewayMaintenance,
+    Maintenance,
+    Mirror,
+    Split,
+    SplitCookie,
+    SplitService,
+)
+from fastgate.model.units import Duration, Money, Percent, Rate, Share, Size
 from fastgate.model.upstream import (
     Eject,
     Health,
@@ -272,6 +280,7 @@ __all__ = [
     "Match",
     "Memory",
     "Metrics",
+    "Mirror",
     "Moment",
     "Money",
     "MtlsAuth",
@@ -295,11 +304,15 @@ __all__ = [
     "Secret",
     "Seller",
     "Service",
+    "Share",
     "SignatureAuth",
     "Size",
     "Smtp",
     "Spending",
     "SpendingLimit",
+    "Split",
+    "SplitCookie",
+    "SplitService",
     "Sticky",
     "Store",
     "Stripe",
