@@ -42,6 +42,11 @@ def row_of(route: Route, service: str) -> str:
     return f"{route.name}{SEPARATOR}{service}"
 
 
+def is_row_of_split(name: str) -> bool:
+    """Whether a metrics row with this name is a service's, not a route's."""
+    return SEPARATOR in name
+
+
 def parts_of(row: str) -> tuple[str, str]:
     """The route and the service of a row with such a name."""
     route, _, service = row.partition(SEPARATOR)

@@ -470,6 +470,16 @@ class Route(Rules, frozen=True, kw_only=True):
                 )
 
     @property
+    def services(self) -> list[str]:
+        """All services that get requests of it, by name."""
+        found = [] if self.service is None else [self.service]
+        if self.split is not None:
+            found += [each.service for each in self.split.to]
+        if self.mirror is not None:
+            found.append(self.mirror.service)
+        return found
+
+    @property
     def variants(self) -> tuple[Route, ...]:
         """What it is with each of its services: itself, and one for each entry of its split."""
         if self.split is None:

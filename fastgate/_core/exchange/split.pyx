@@ -61,7 +61,7 @@ cdef void choose_service(exchange *e) noexcept nogil:
     cdef uint32_t i, own = t.split.count - 1
     for i in range(own):
         if s[i].when.count and predicates_hold(e.snap, s[i].when, e.base, &e.req):
-            take(e, &s[i])
+            take_service(e, &s[i])
             return
     if e.base is NULL and (t.split_by == SPLIT_BY_TURNS or t.split_by == SPLIT_BY_COOKIE):
         i = largest(s, own)              # a dry run
@@ -73,10 +73,10 @@ cdef void choose_service(exchange *e) noexcept nogil:
         i = by_point(s, own, parts(e.consumer.identity, t.split_seed))
     else:
         i = by_point(s, own, parts(address_hash(e.client), t.split_seed))
-    take(e, &s[i])
+    take_service(e, &s[i])
 
 
-cdef void take(exchange *e, const split_rec *s) noexcept nogil:
+cdef void take_service(exchange *e, const split_rec *s) noexcept nogil:
     e.policy = snap_policy(e.snap, s.policy)
     e.service = snap_service(e.snap, e.policy.service)
     e.split_row = s.row + 1

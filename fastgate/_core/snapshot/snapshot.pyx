@@ -344,6 +344,7 @@ cdef class Snapshot:
             side = self._open(rows[i])
             side["when"] = self._predicates(rows[i].when)
             side["service"] = snap_policy(self.header, rows[i].policy).service
+            side["limits"] = self._limits(snap_policy(self.header, rows[i].policy).limits)
             record["split"].append(side)
         return record
 
