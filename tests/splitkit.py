@@ -35,14 +35,16 @@ def config(backends: dict[str, Backend], split: Any, **more: Any) -> dict[str, A
     """A route to the first, with this split. more: of the route; `of`: of services, by name."""
     of: dict[str, Any] = more.pop("of", {})
     document = {
-        "upstreams": [
-            {"name": name, "targets": [each.url]} for name, each in backends.items()
-        ],
-        "services": [
-            {"name": name, "upstream": name, **of.get(name, {})} for name in backends
-        ],
+        "upstreams": [{"name": name, "targets": [each.url]} for name, each in backends.items()],
+        "services": [{"name": name, "upstream": name, **of.get(name, {})} for name in backends],
         "routes": [
-            {"name": "r", "path": "/{rest*}", "service": next(iter(backends)), "split": split, **more}
+            {
+                "name": "r",
+                "path": "/{rest*}",
+                "service": next(iter(backends)),
+                "split": split,
+                **more,
+            }
         ],
     }
     if split is None:

@@ -109,6 +109,8 @@ cdef struct server_codec:
     buf *(*take)(exchange *e, int verbatim, int *refused) noexcept nogil
         # The next piece of the request's body, as a buffer that the caller owns; NULL: none yet.
         # *refused: 0, or the Reason why it is refused. Sets body_state, bytes_in and body_bytes.
+    uint32_t (*plain)(const exchange *e, call *k, char *p, uint32_t n) noexcept nogil
+        # Of a copy of verbatim pieces, in order, the body's bytes alone: how many are left at p. k: has nothing yet.
     int (*waits)(const exchange *e) noexcept nogil
         # Whether bytes wait to be taken.
     void (*read)(exchange *e, int on) noexcept nogil
@@ -395,9 +397,7 @@ cdef struct exchange:
     uint32_t path_len
     uint32_t ntaken
     uint32_t flags            # ExFlag
-    uint16_t status
-    uint16_t reason
-    uint16_t fault
+    uint16_t status, reason, fault
     uint8_t phase
     uint8_t body_state        # BodyState
     uint64_t started_ns

@@ -286,7 +286,9 @@ class _Compilation:
     def _routes(self) -> None:
         routes = self.gateway.routes
         rows = [row for route in routes if route.split is not None for row in rows_of(route)]
-        self.rows = self.slots.allot("routes", [route.name for route in routes] + self.builtin + rows)
+        self.rows = self.slots.allot(
+            "routes", [route.name for route in routes] + self.builtin + rows
+        )
         for index, route in enumerate(routes):
             try:
                 self._route(index, route)

@@ -60,9 +60,10 @@ def split_fields(
     image: ImageBuilder,
     rules: RuleTables,
 ) -> dict[str, Any]:
-    """The fields of a route's traffic_rec. policies: of its variants. rows: metrics rows by name."""
+    """The fields of a traffic_rec. policies: of the route's variants. rows: metrics rows by name."""
     split = route.split
-    assert split is not None and route.service is not None
+    assert split is not None
+    assert route.service is not None
     others = [
         image.split(
             policy=policy,

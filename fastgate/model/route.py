@@ -462,12 +462,12 @@ class Route(Rules, frozen=True, kw_only=True):
                     f"split.to[{number}].service: {each.service!r} is the route's own service, "
                     "which gets what the others leave"
                 )
-        if self.split is not None and self.split.sticky == "consumer":
-            if not self.auth.identifies and not self.retired:
-                raise ValueError(
-                    "split.sticky: this route does not identify the caller; add `auth: api_key`, or "
-                    "choose by address or cookie"
-                )
+        by_consumer = self.split is not None and self.split.sticky == "consumer"
+        if by_consumer and not self.auth.identifies and not self.retired:
+            raise ValueError(
+                "split.sticky: this route does not identify the caller; add `auth: api_key`, or "
+                "choose by address or cookie"
+            )
 
     @property
     def services(self) -> list[str]:

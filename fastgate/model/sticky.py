@@ -48,6 +48,7 @@ class StickyCookie(Model, frozen=True, kw_only=True):
             "https, also behind a trusted proxy."
         ),
     ] = "auto"
+
     def __post_init__(self) -> None:
         if self.max_age is not None:
             if self.max_age.ns % 1_000_000_000 or not self.max_age.ns:

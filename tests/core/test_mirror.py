@@ -115,7 +115,9 @@ async def test_nobody_else_can_mark_a_request_as_a_copy(name: str) -> None:
         document |= {"trusted_proxies": ["127.0.0.1"], "headers": {"underscores": "allow"}}
         async with Plane(document) as plane:
             assert (await plane.get("/", headers={name: "1"})).status == 200
-        assert "fastgate" not in b["own"].requests[0].raw.decode().lower().replace("via: 1.1 fastgate", "")
+        assert "fastgate" not in b["own"].requests[0].raw.decode().lower().replace(
+            "via: 1.1 fastgate", ""
+        )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,9 @@ async def test_many_small_chunks_are_copied_and_too_many_are_not() -> None:
         for count, wanted in ((30000, {"sent": 1}), (70000, {"sent": 1, "too_long": 1})):
             async with caller(plane) as client:
                 await client.send(
-                    request("POST", "Transfer-Encoding: chunked") + b"1\r\nx\r\n" * count + b"0\r\n\r\n"
+                    request("POST", "Transfer-Encoding: chunked")
+                    + b"1\r\nx\r\n" * count
+                    + b"0\r\n\r\n"
                 )
                 assert (await client.head()).startswith(b"HTTP/1.1 200 ")
             await became(plane, **wanted)
@@ -282,12 +286,14 @@ async def test_an_upstream_that_answers_early_ends_the_copy_with_the_request() -
 
 
 async def test_tunnels_are_not_copied() -> None:
-    async with services("own", "shadow") as b:
-        async with Plane(config(b["own"], b["shadow"].url, websocket=True)) as plane:
-            headers = {"Connection": "Upgrade", "Upgrade": "websocket"}
-            headers |= {"Sec-WebSocket-Key": "x", "Sec-WebSocket-Version": "13"}
-            await plane.get("/", headers=headers)
-            assert results(plane) == {}
+    async with (
+        services("own", "shadow") as b,
+        Plane(config(b["own"], b["shadow"].url, websocket=True)) as plane,
+    ):
+        headers = {"Connection": "Upgrade", "Upgrade": "websocket"}
+        headers |= {"Sec-WebSocket-Key": "x", "Sec-WebSocket-Version": "13"}
+        await plane.get("/", headers=headers)
+        assert results(plane) == {}
 
 
 # ---- the original does not notice ----------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Splits: which service gets a request, exactly as often as its share says, and for whom it stays."""
+"""Splits: which service gets a request, exactly by its share, and for whom it stays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 from enginekit import Plane, Reply
 from splitkit import config, counted, named, services, tally
 
+from fastgate._core.exchange.dry_run import DryRun
 from fastgate._core.logs.drain import LogDrain
+from fastgate._core.shared.credentials import key_digest
 from fastgate._core.shared.segment import Segment
 
 KEYS = {f"key-{i}": f"c{i}" for i in range(60)}
@@ -67,13 +69,15 @@ async def test_the_shares_of_several() -> None:
 
 @pytest.mark.parametrize(("weight", "service"), [("0%", "own"), ("100%", "new")])
 async def test_nothing_and_all(weight: str, service: str) -> None:
-    async with services("own", "new") as backends:
-        async with Plane(config(backends, [to(weight)])) as plane:
-            assert await tally(plane, 50) == {service: 50}
+    async with (
+        services("own", "new") as backends,
+        Plane(config(backends, [to(weight)])) as plane,
+    ):
+        assert await tally(plane, 50) == {service: 50}
 
 
 async def test_the_workers_do_not_begin_at_the_same_point() -> None:
-    """Four requests to each of four workers: a quarter of all is one in each, at different times."""
+    """Four requests to each of four workers: a quarter is one in each, at different times."""
     firsts = []
     async with services("own", "new") as backends:
         segment = Segment.create(4, log_records=64)
@@ -88,14 +92,16 @@ async def test_the_workers_do_not_begin_at_the_same_point() -> None:
 
 
 async def test_a_changed_share_holds_at_once() -> None:
-    async with services("own", "new") as backends:
-        async with Plane(config(backends, [to("5%")])) as plane:
-            assert (await tally(plane, 30))["new"] in (1, 2)
-            for weight, share in (("50%", 50), ("10%", 10), ("0%", 0), ("100%", 100)):
-                plane.install(config(backends, [to(weight)]))
-                assert abs((await tally(plane, 100))["new"] - share) <= 1
-            plane.install(config(backends, None))
-            assert await tally(plane, 10) == {"own": 10}
+    async with (
+        services("own", "new") as backends,
+        Plane(config(backends, [to("5%")])) as plane,
+    ):
+        assert (await tally(plane, 30))["new"] in (1, 2)
+        for weight, share in (("50%", 50), ("10%", 10), ("0%", 0), ("100%", 100)):
+            plane.install(config(backends, [to(weight)]))
+            assert abs((await tally(plane, 100))["new"] - share) <= 1
+        plane.install(config(backends, None))
+        assert await tally(plane, 10) == {"own": 10}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +182,9 @@ async def test_a_consumer_stays_and_a_growing_share_keeps_whom_it_had() -> None:
             assert await sides(plane) == first
         # Another worker, with memory of its own, decides the same.
         segment = Segment.create(4, log_records=64)
-        async with Plane(by_consumer(to("20%", "a")), keys=KEYS, segment=segment, worker=2) as plane:
+        async with Plane(
+            by_consumer(to("20%", "a")), keys=KEYS, segment=segment, worker=2
+        ) as plane:
             assert await sides(plane) == first
             assert (await plane.get("/")).status == 401
             assert sum(counted(plane).values()) == len(KEYS)  # nobody chose for the 401
@@ -222,74 +230,80 @@ def by_cookie(*split: Any, **cookie: Any) -> dict[str, Any]:
 
 
 async def test_a_client_stays_where_its_cookie_says() -> None:
-    async with services("own", "new") as backends:
-        async with Plane(config(backends, by_cookie(to("50%")))) as plane:
-            cookies = {}
-            for _ in range(30):
-                reply = await plane.get("/")
-                cookie = cookie_of(reply)
-                tagged = reply.body == b"new"
-                assert re.fullmatch(
-                    r"fastgate_split=[0-9a-f]{8}" + (r"\.[0-9a-f]{8}" if tagged else ""), cookie
-                )
-                cookies[cookie] = reply.body
-            assert set(cookies.values()) == {b"own", b"new"}
-            for weight in ("50%", "50%", "20%", "0%"):
-                plane.install(config(backends, by_cookie(to(weight))))
-                for cookie, side in cookies.items():
-                    reply = await plane.get("/", headers={"Cookie": cookie})
-                    if weight == "50%" or side == b"new":
-                        assert reply.body == side
-                    # The route's own service keeps those that a smaller share leaves to it.
-                    assert (reply.body, cookie_of(reply), caching(reply)) == (side, "", [])
-            # At 0%, no new client goes there.
-            assert {(await plane.get("/")).body for _ in range(20)} == {b"own"}
-            # At 100%, the others follow, and get a cookie that says so.
-            plane.install(config(backends, by_cookie(to("100%"))))
+    async with (
+        services("own", "new") as backends,
+        Plane(config(backends, by_cookie(to("50%")))) as plane,
+    ):
+        cookies = {}
+        for _ in range(30):
+            reply = await plane.get("/")
+            cookie = cookie_of(reply)
+            tagged = reply.body == b"new"
+            assert re.fullmatch(
+                r"fastgate_split=[0-9a-f]{8}" + (r"\.[0-9a-f]{8}" if tagged else ""), cookie
+            )
+            cookies[cookie] = reply.body
+        assert set(cookies.values()) == {b"own", b"new"}
+        for weight in ("50%", "50%", "20%", "0%"):
+            plane.install(config(backends, by_cookie(to(weight))))
             for cookie, side in cookies.items():
                 reply = await plane.get("/", headers={"Cookie": cookie})
-                assert reply.body == b"new"
-                moved = cookie_of(reply)
-                assert moved.startswith(cookie) if side == b"own" else moved == ""
-            # Once the entry is gone, so is the way there.
-            plane.install(config(backends, None))
-            for cookie in cookies:
-                assert await body_of(plane, Cookie=cookie) == "own"
+                if weight == "50%" or side == b"new":
+                    assert reply.body == side
+                # The route's own service keeps those that a smaller share leaves to it.
+                assert (reply.body, cookie_of(reply), caching(reply)) == (side, "", [])
+        # At 0%, no new client goes there.
+        assert {(await plane.get("/")).body for _ in range(20)} == {b"own"}
+        # At 100%, the others follow, and get a cookie that says so.
+        plane.install(config(backends, by_cookie(to("100%"))))
+        for cookie, side in cookies.items():
+            reply = await plane.get("/", headers={"Cookie": cookie})
+            assert reply.body == b"new"
+            moved = cookie_of(reply)
+            assert moved.startswith(cookie) if side == b"own" else moved == ""
+        # Once the entry is gone, so is the way there.
+        plane.install(config(backends, None))
+        for cookie in cookies:
+            assert await body_of(plane, Cookie=cookie) == "own"
 
 
 async def test_cookies_that_are_none_are_replaced() -> None:
-    async with services("own", "new") as backends:
-        async with Plane(config(backends, by_cookie(to("100%")))) as plane:
-            good = cookie_of(await plane.get("/"))
-            value = good.partition("=")[2]
-            for bad in (
-                "", f"{value}0", value[:-1], value.upper() + "X", "x" * 8, f"{value[:8]}-{value[9:]}",
-                f"{value[:8]}.", '"' + value + '"',
-            ):  # fmt: skip
-                reply = await plane.get("/", headers={"Cookie": f"fastgate_split={bad}"})
-                assert cookie_of(reply), bad
-            # The tag of a service that is not there: the point is kept.
-            reply = await plane.get("/", headers={"Cookie": f"fastgate_split={value[:8]}.00000001"})
-            assert cookie_of(reply) == good
-            # The first that is one of ours counts.
-            reply = await plane.get("/", headers={"Cookie": f"a=b; fastgate_split=?; {good}"})
-            assert (reply.body, cookie_of(reply)) == (b"new", "")
+    async with (
+        services("own", "new") as backends,
+        Plane(config(backends, by_cookie(to("100%")))) as plane,
+    ):
+        good = cookie_of(await plane.get("/"))
+        value = good.partition("=")[2]
+        for bad in (
+            "", f"{value}0", value[:-1], value.upper() + "X", "x" * 8, f"{value[:8]}-{value[9:]}",
+            f"{value[:8]}.", '"' + value + '"',
+        ):  # fmt: skip
+            reply = await plane.get("/", headers={"Cookie": f"fastgate_split={bad}"})
+            assert cookie_of(reply), bad
+        # The tag of a service that is not there: the point is kept.
+        reply = await plane.get("/", headers={"Cookie": f"fastgate_split={value[:8]}.00000001"})
+        assert cookie_of(reply) == good
+        # The first that is one of ours counts.
+        reply = await plane.get("/", headers={"Cookie": f"a=b; fastgate_split=?; {good}"})
+        assert (reply.body, cookie_of(reply)) == (b"new", "")
 
 
 async def test_the_cookie_of_choice_and_its_attributes() -> None:
-    async with services("own", "new") as backends:
-        async with Plane(config(backends, by_cookie(to("0%")))) as plane:
-            reply = await plane.get("/")
-            assert re.fullmatch(
-                r"fastgate_split=\w{8}; Path=/; HttpOnly; SameSite=Lax", reply.headers["set-cookie"]
-            )
-            cookie = {"cookie": "side", "path": "/shop", "max_age": "30d", "same_site": "strict"}
-            plane.install(config(backends, by_cookie(to("0%"), **cookie, secure=True)))
-            reply = await plane.get("/")
-            assert re.fullmatch(
-                r"side=\w{8}; Path=/shop; Max-Age=2592000; HttpOnly; SameSite=Strict; Secure",
-                reply.headers["set-cookie"],
-            )
+    async with (
+        services("own", "new") as backends,
+        Plane(config(backends, by_cookie(to("0%")))) as plane,
+    ):
+        reply = await plane.get("/")
+        assert re.fullmatch(
+            r"fastgate_split=\w{8}; Path=/; HttpOnly; SameSite=Lax", reply.headers["set-cookie"]
+        )
+        cookie = {"cookie": "side", "path": "/shop", "max_age": "30d", "same_site": "strict"}
+        plane.install(config(backends, by_cookie(to("0%"), **cookie, secure=True)))
+        reply = await plane.get("/")
+        assert re.fullmatch(
+            r"side=\w{8}; Path=/shop; Max-Age=2592000; HttpOnly; SameSite=Strict; Secure",
+            reply.headers["set-cookie"],
+        )
 
 
 @pytest.mark.parametrize(
@@ -376,17 +390,19 @@ async def test_a_plan_that_lacks_the_chosen_service_refuses() -> None:
 
 
 async def test_the_access_log_says_which_service_it_was() -> None:
-    async with services("own", "new") as backends:
-        async with Plane(config(backends, [to("50%")])) as plane:
-            assert await tally(plane, 2) == {"own": 1, "new": 1}
-            lines = [orjson.loads(x) for x in LogDrain(plane.segment).drain(0).splitlines()]
-            assert sorted(line["service"] for line in lines) == ["new", "own"]
-            for line in lines:
-                assert line["target"] == backends[line["service"]].url
-            plane.install(config(backends, None))
-            await tally(plane, 1)
-            (line,) = [orjson.loads(x) for x in LogDrain(plane.segment).drain(0).splitlines()]
-            assert "service" not in line
+    async with (
+        services("own", "new") as backends,
+        Plane(config(backends, [to("50%")])) as plane,
+    ):
+        assert await tally(plane, 2) == {"own": 1, "new": 1}
+        lines = [orjson.loads(x) for x in LogDrain(plane.segment).drain(0).splitlines()]
+        assert sorted(line["service"] for line in lines) == ["new", "own"]
+        for line in lines:
+            assert line["target"] == backends[line["service"]].url
+        plane.install(config(backends, None))
+        await tally(plane, 1)
+        (line,) = [orjson.loads(x) for x in LogDrain(plane.segment).drain(0).splitlines()]
+        assert "service" not in line
 
 
 async def test_a_long_answer_keeps_its_service_over_a_reload() -> None:
@@ -424,3 +440,38 @@ async def test_retries_and_rewrites_are_the_routes() -> None:
             assert [seen.target for seen in backends["new"].requests] == [
                 "/items/7", "/items/8", "/items/9", "/items/10",
             ]  # fmt: skip
+
+
+# ---- what `why` says -----------------------------------------------------------------------------
+
+
+def told(plane: Plane, key: str | None = None, **more: Any) -> tuple[str, str]:
+    run = DryRun(plane.segment, None, plane.snapshot, route=0, **more)
+    outcome = run.of_nobody() if key is None else run.of_key(plane.index, key_digest(key))
+    return outcome.chosen, outcome.chosen_by
+
+
+async def test_a_dry_run_chooses_as_the_data_plane_does() -> None:
+    async with services("own", "new") as backends:
+        split = {"sticky": "consumer", "to": [to("40%")]}
+        document = people(config(backends, split, auth="api_key"))
+        async with Plane(document, keys=KEYS) as plane:
+            for key, side in (await sides(plane)).items():
+                assert told(plane, key) == (side, "consumer")
+            assert told(plane, "unknown") == ("", "")  # refused before there is a choice
+            assert told(plane, "key-1", service="new") == ("new", "asked")
+        document = config(backends, {"sticky": "address", "to": [to("40%")]})
+        async with Plane({**document, "trusted_proxies": ["127.0.0.1"]}) as plane:
+            for i in range(20):
+                side = await body_of(plane, X_Forwarded_For=f"192.0.2.{i}")
+                address = bytes(10) + b"\xff\xff" + bytes([192, 0, 2, i])
+                assert told(plane, address=address) == (side, "address")
+            assert told(plane)[1] == "share"
+        for weight, side in (("40%", "own"), ("60%", "new"), ("50%", "own")):
+            for sticky in ({}, {"sticky": "cookie"}):
+                async with Plane(config(backends, {**sticky, "to": [to(weight)]})) as plane:
+                    before = counted(plane)
+                    assert told(plane) == (side, "share")
+                    assert counted(plane) == before
+        async with Plane(config(backends, None)) as plane:
+            assert told(plane) == ("", "")

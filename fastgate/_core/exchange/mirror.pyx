@@ -20,9 +20,8 @@ from libc.string cimport memcpy
 
 from fastgate._core.exchange.request_head cimport passing_size, put_passing, put_target, target_size
 from fastgate._core.exchange.subrequest cimport sub_detach, sub_drop, sub_new, sub_start
-from fastgate._core.http.head cimport F_HOST, FRAMING_CHUNKED, field, field_of, has_body, has_field
+from fastgate._core.http.head cimport F_HOST, field, field_of, has_body, has_field
 from fastgate._core.http.lines cimport end_line, put_line
-from fastgate._core.http1.chunked cimport chunk_decode, chunk_reset
 from fastgate._core.platform.buffer cimport buf_borrow, buf_data, buf_len, buf_room
 from fastgate._core.platform.random cimport random64
 from fastgate._core.platform.text cimport put, put_lit
@@ -57,9 +56,7 @@ cdef void mirror_begin(exchange *e) noexcept nogil:
     s = copy_of(e, t) if c.n_mirrors < MIRRORS else NULL
     if s is NULL:
         counted(c, e.match.slot, MIRROR_DROPPED)
-    elif e.body_state == BODY_MORE:
-        chunk_reset(&s.k.resp_chunks)    # its answer's decoder is free until there is an answer
-    else:
+    elif e.body_state != BODY_MORE:
         mirror_whole(e)
 
 
@@ -122,16 +119,15 @@ cdef void write(subrequest *s, exchange *e, const traffic_rec *t) noexcept nogil
 cdef void mirror_piece(exchange *e, const buf *b) noexcept nogil:
     cdef subrequest *s = e.sub
     cdef uint64_t row = s.question
-    if e.body_bytes > BODY_MOST or not append(s, <const char *>b + sizeof(buf) + b.start, buf_len(b),
-                                              e.req.framing == FRAMING_CHUNKED):
+    if e.body_bytes > BODY_MOST or not append(e, <const char *>b + sizeof(buf) + b.start, buf_len(b)):
         sub_drop(s)
         counted(e.owner, row, MIRROR_TOO_LONG)
 
 
-cdef int append(subrequest *s, const char *p, uint32_t n, int chunked) noexcept nogil:
+cdef int append(exchange *e, const char *p, uint32_t n) noexcept nogil:
     """0: there is no room."""
-    cdef buf *to = s.k.py_request
-    cdef uint32_t part, consumed = 0, decoded = 0
+    cdef buf *to = e.sub.k.py_request
+    cdef uint32_t part
     while n:
         part = min(n, buf_room(to))
         if part == 0:
@@ -139,10 +135,7 @@ cdef int append(subrequest *s, const char *p, uint32_t n, int chunked) noexcept 
         memcpy(buf_data(to) + to.end, p, part)
         p += part
         n -= part
-        if chunked:                      # decoded where it lies: it becomes shorter
-            chunk_decode(&s.k.resp_chunks, buf_data(to) + to.end, part, &consumed, &decoded)
-            part = decoded
-        to.end += part
+        to.end += e.down.codec.plain(e, &e.sub.k, buf_data(to) + to.end, part)
     return 1
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from typing import Any
 
 from fastgate._core.snapshot.records import RecordHeap
 

@@ -1,5 +1,7 @@
 """worker_counts: counting as a worker does (see worker_counts.pyx)."""
 
+from collections.abc import Sequence
+
 from fastgate._core.shared.segment import Segment
 
 WORKER_COUNTERS: tuple[str, ...]

@@ -163,9 +163,7 @@ class Evidence(Protocol):
         """The open ones."""
 
 
-def route_facts(
-    gateway: Gateway, name: str, service_name: str | None = None
-) -> RouteFacts | None:
+def route_facts(gateway: Gateway, name: str, service_name: str | None = None) -> RouteFacts | None:
     """A route of a configuration, with its own service or the given one."""
     route = next((route for route in gateway.routes if route.name == name), None)
     if route is None:

@@ -193,7 +193,7 @@ def _routes_of(snapshot: Snapshot) -> Iterator[tuple[str, int, int, dict[str, An
         parts = [route]
         if route["flags"] & RouteFlag.ROUTE_SPLIT:
             parts = snapshot.traffic(route["traffic"])["split"]
-        for part, limit in ((part, limit) for part in parts for limit in part["limits"]):
+        for part, limit in [(each, limit) for each in parts for limit in each["limits"]]:
             scope = limit["scope"]
             which = route["identity"], limit["identity"]
             if which in seen:
