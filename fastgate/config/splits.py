@@ -60,7 +60,7 @@ def split_fields(
     image: ImageBuilder,
     rules: RuleTables,
 ) -> dict[str, Any]:
-    """The fields of a traffic_rec. policies: of the route's variants. rows: metrics rows by name."""
+    """The fields of a traffic_rec. policies: of the variants. rows: metrics rows by name."""
     split = route.split
     assert split is not None
     assert route.service is not None
