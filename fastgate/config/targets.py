@@ -34,6 +34,8 @@ class TargetAddress(NamedTuple):
     """The Host to send."""
     tls: int
     """See `tls_id`."""
+    priority: int = 0
+    """Those of the lowest number are used as long as one of them can be used."""
     proxy: int = 0
     """The version of the PROXY header that connections begin with; 0: none."""
 
@@ -97,7 +99,9 @@ def targets_of(
         known = addresses.get(f"{url.host}:{url.port}", ())
         for text, packed in sockaddrs(url, known) or [("", b"")]:
             key = f"{upstream.name} {url} {text}"
-            found.append(TargetAddress(key, url, packed, target.weight, authority, tls, proxy))
+            found.append(
+                TargetAddress(key, url, packed, target.weight, authority, tls, proxy=proxy)
+            )
     if len(found) > TARGETS_AN_UPSTREAM:
         warnings.append(
             f"{place}: its names stand for {len(found)} addresses; {TARGETS_AN_UPSTREAM} of them "

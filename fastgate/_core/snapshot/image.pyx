@@ -182,7 +182,7 @@ cdef class ImageBuilder(RecordHeap):
         return self._append(&self.services, &r, sizeof(r), 8) // sizeof(r)
 
     def add_upstream(self, name: str, *, slot, balance=0, hash_by=0, hash_header="", connect_ms=0, write_ms=0,
-                     keepalive_idle_ms=0, keepalive_max=0, max_connections=0, eject_after=0,
+                     keepalive_idle_ms=0, keepalive_max=0, max_connections=0, queue_max=0, queue_ms=0, tiers=0, eject_after=0,
                      eject_within_ms=0, eject_ms=0, eject_statuses=(), proxy_protocol=0, slow_start_ms=0, sticky=0) -> int:
         """Append an upstream_rec; returns its index. Its targets are those that are added next. `sticky`: of `sticky`."""
         cdef upstream_rec r
@@ -199,6 +199,9 @@ cdef class ImageBuilder(RecordHeap):
         r.keepalive_idle_ms = keepalive_idle_ms
         r.keepalive_max = keepalive_max
         r.max_connections = max_connections
+        r.queue_max = queue_max
+        r.queue_ms = queue_ms
+        r.tiers = tiers
         r.eject_after = eject_after
         r.eject_within_ms = eject_within_ms
         r.eject_ms = eject_ms
@@ -208,7 +211,7 @@ cdef class ImageBuilder(RecordHeap):
         r.sticky = self._handle(sticky)
         return self._append(&self.upstreams, &r, sizeof(r), 8) // sizeof(r)
 
-    def add_target(self, name: str, *, identity, slot, sockaddr: bytes, authority, weight=1,
+    def add_target(self, name: str, *, identity, slot, sockaddr: bytes, authority, weight=1, priority=0,
                    path="", host="", tls=0, pool=0, sticky="") -> int:
         """Append a target_rec to the upstream added last; returns its index.
 
@@ -226,6 +229,7 @@ cdef class ImageBuilder(RecordHeap):
         memcpy(r.sockaddr, <const char *>sockaddr, len(sockaddr))
         r.sockaddr_len = <uint32_t>len(sockaddr)
         r.weight = weight
+        r.priority = priority
         r.identity = identity
         r.pool = pool or identity
         r.tls = tls

@@ -12,7 +12,7 @@ from fastgate._core.snapshot.auth cimport auth_rec
 from fastgate._core.snapshot.refs cimport str_ref, table_ref
 
 cdef enum:
-    SNAPSHOT_VERSION = 14
+    SNAPSHOT_VERSION = 15
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cpdef enum SettingFlag:       # of the whole gateway
@@ -294,8 +294,7 @@ cdef struct service_rec:
     table_ref limits
     table_ref plans               # table of uint32_t plan slots that include it; empty: any consumer
     uint64_t retry_statuses[STATUS_WORDS]   # answers that are retried elsewhere
-    uint32_t flags
-    uint32_t reserved
+    uint32_t flags, reserved
 
 cpdef enum StickySecure:          # whether a sticky cookie is set as Secure
     STICKY_CLEAR = 0
@@ -306,8 +305,7 @@ cdef struct sticky_rec:
     str_ref cookie                # its name
     str_ref before                # "Set-Cookie: NAME="
     str_ref after                 # what follows the value: "; Path=/; ...", without Secure and a line end
-    uint32_t secure               # StickySecure
-    uint32_t reserved
+    uint32_t secure, reserved     # secure: StickySecure
 
 cdef struct upstream_rec:
     str_ref name
@@ -322,7 +320,9 @@ cdef struct upstream_rec:
     uint32_t write_ms             # for a target that takes nothing of the request
     uint32_t keepalive_idle_ms    # an idle pooled connection is closed after this
     uint32_t keepalive_max        # idle connections kept per target and worker
-    uint32_t max_connections      # per target and worker; 0: no limit (circuit breaker)
+    uint32_t max_connections      # requests in progress at a target, from all workers; 0: no limit
+    uint32_t queue_max, queue_ms  # requests that may wait for one with room; how long each waits
+    uint32_t tiers                # 1: its targets differ in priority
     uint32_t eject_after          # failures in a row; 0: never
     uint32_t eject_within_ms      # a series of failures lasts at most this long
     uint32_t eject_ms
@@ -333,7 +333,7 @@ cdef struct upstream_rec:
 cdef struct target_rec:
     uint8_t sockaddr[112]         # struct sockaddr_in / _in6 / _un, ready for connect()
     uint32_t sockaddr_len         # 0: the name could not be resolved yet
-    uint32_t weight               # 1..1000
+    uint32_t weight, priority     # weight: at least 1; priority: lower numbers come first
     uint64_t identity             # hash of upstream name and address: key of the shared health row
     uint64_t pool                 # hash of that and `tls`: key of the connections, which differ by it
     uint64_t tls                  # keyring.upstream_id of its TLS; 0: clear
