@@ -59,7 +59,7 @@ from fastgate.config.public_route import (
     wanted,
 )
 from fastgate.config.rendering import (
-    Address,
+    Found,
     canonical_path,
     notice,
     prefixes,
@@ -129,7 +129,7 @@ def compile_gateway(
     *,
     generation: int,
     slots: SlotBook,
-    addresses: Mapping[str, Sequence[Address]],
+    addresses: Mapping[str, Sequence[Found]],
     public: PublicSide | None = None,
     key: bytes | None = None,
     descriptions: Mapping[str, str] = NO_DESCRIPTIONS,
@@ -185,7 +185,7 @@ class _Compilation:
         self,
         gateway: Gateway,
         slots: SlotBook,
-        addresses: Mapping[str, Sequence[Address]],
+        addresses: Mapping[str, Sequence[Found]],
         public: PublicSide | None,
         key: bytes | None,
         descriptions: Mapping[str, str],

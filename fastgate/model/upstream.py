@@ -65,7 +65,8 @@ class Target(Model, frozen=True, kw_only=True):
         Meta(
             description="`http://host:port` or `https://host:port`, optionally with a base path, "
             "or `unix:/path`. The default port is 80, or 443. Names are resolved in the background "
-            "and again when they expire; while DNS fails, the last known addresses are used."
+            "and again when they expire; while DNS fails, the last known addresses are used. "
+            "`http+srv://_http._tcp.orders.internal` has the hosts and ports of its SRV records."
         ),
     ]
     weight: Annotated[
@@ -74,7 +75,8 @@ class Target(Model, frozen=True, kw_only=True):
             ge=1,
             le=1000,
             description="Its share of requests, relative to the weights of the others, if the "
-            "policy sees no other difference between them; with `hash`, its share of the keys.",
+            "policy sees no other difference between them; with `hash`, its share of the keys. The "
+            "addresses of a name share it.",
         ),
     ] = 1
 
