@@ -24,6 +24,7 @@ from fastgate.runtime.control.acme import ACME_FAMILIES
 from fastgate.runtime.control.certificates import CERTIFICATE_FAMILIES
 from fastgate.runtime.control.gauges import MONEY_FAMILIES
 from fastgate.runtime.control.issuers import ISSUER_FAMILIES
+from fastgate.runtime.control.names import DNS_FAMILIES
 from fastgate.runtime.control.status_metrics import STATUS_FAMILIES
 
 ROWS = 6
@@ -365,6 +366,7 @@ def test_the_documentation_names_every_metric() -> None:
     families = [
         *FAMILIES,
         *STATUS_FAMILIES,
+        *DNS_FAMILIES,
         *CERTIFICATE_FAMILIES,
         *ACME_FAMILIES,
         *ISSUER_FAMILIES,
