@@ -135,8 +135,7 @@ async def test_the_servers_and_search_domains_of_resolv_conf(
     with pytest.raises(OSError, match="no name server"):
         await lookup("_http._tcp.app.internal", 0)
     resolv.write_text("nameserver 127.0.0.1\nsearch internal\n")
-    resolver = await lookup._name_servers()
-    assert resolver is not None
+    resolver = (await lookup._name_servers()).resolver
     assert [str(each) for each in resolver.search] == ["internal."]
     assert [str(each) for each in resolver.nameservers] == ["127.0.0.1"]
 

@@ -15,13 +15,11 @@ import asyncio
 import ipaddress
 import os
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from fastgate.config.rendering import Address, Found, ServiceAddress, preferred
+from fastgate.imports import import_late
 from fastgate.model.gateway import Dns
-
-if TYPE_CHECKING:
-    from dns.asyncresolver import Resolver as DnsResolver
 
 HOSTS, RESOLV = "/etc/hosts", "/etc/resolv.conf"
 
@@ -107,7 +105,7 @@ class NameLookup:
         self._hosts = HostsFile(hosts)
         self._resolv = resolv
         self._stamp: object = None
-        self._resolver: DnsResolver | None = None
+        self._servers: Any = None
         self._built = False
         self._building = asyncio.Lock()
 
@@ -132,14 +130,14 @@ class NameLookup:
             return Answer([with_port(text, port) for text in local], None)
         if host == "localhost" or host.endswith(".localhost"):
             return Answer([*await system_lookup(host, port)], None)
-        resolver = await self._name_servers()
-        if resolver is None:
+        servers = await self._name_servers()
+        if servers is None:
             return Answer([*await system_lookup(host, port)], None)
         try:
             try:
-                texts, ttl = await self._ask(resolver, host, "A")
+                texts, ttl = await self._ask(servers, host, "A")
             except NotFound:
-                texts, ttl = await self._ask(resolver, host, "AAAA")
+                texts, ttl = await self._ask(servers, host, "AAAA")
         except NotFound:
             if self._dns.servers:
                 raise
@@ -147,10 +145,10 @@ class NameLookup:
         return Answer([with_port(text, port) for text in texts], ttl)
 
     async def _service(self, name: str) -> Answer:
-        resolver = await self._name_servers()
-        if resolver is None:
+        servers = await self._name_servers()
+        if servers is None:
             raise OSError("there is no name server to ask for SRV records")
-        records, ttl = await self._ask(resolver, name, "SRV")
+        records, ttl = await self._ask(servers, name, "SRV")
         found: list[Found] = []
         for record in records:
             priority, weight, port, host = record.split()
@@ -171,45 +169,19 @@ class NameLookup:
             raise NotFound("no host of its SRV records has an address")
         return Answer(found, ttl)
 
-    async def _ask(self, resolver: DnsResolver, name: str, kind: str) -> tuple[list[str], float]:
-        """The records of a kind as texts, and for how many seconds they are good."""
-        from dns.exception import DNSException
-        from dns.resolver import NXDOMAIN, NoAnswer
+    async def _ask(self, servers: Any, name: str, kind: str) -> tuple[list[str], float]:
+        answer: tuple[list[str], float] | None = await servers.ask(name, kind)
+        if answer is None:
+            raise NotFound(f"the name servers know no {kind} record of it")
+        return answer
 
-        try:
-            answer = await resolver.resolve(name, kind, search=not self._dns.servers)
-        except (NXDOMAIN, NoAnswer) as error:
-            raise NotFound(str(error)) from error
-        except DNSException as error:
-            raise OSError(str(error)) from error
-        texts = [record.to_text() for record in answer]
-        return texts, float(answer.chaining_result.minimum_ttl)
-
-    async def _name_servers(self) -> DnsResolver | None:
-        """None: there are none."""
+    async def _name_servers(self) -> Any:
+        """The `NameServers` to ask; None: there are none."""
         async with self._building:
             stamp = None if self._dns.servers else stamp_of(self._resolv)
             if not self._built or stamp != self._stamp:
                 self._stamp, self._built = stamp, True
-                self._resolver = await asyncio.to_thread(self._made, self._dns)
-            return self._resolver
-
-    def _made(self, dns: Dns) -> DnsResolver | None:
-        from dns.asyncresolver import Resolver
-        from dns.exception import DNSException
-        from dns.nameserver import Do53Nameserver
-
-        try:
-            resolver = Resolver(self._resolv, configure=not dns.servers)
-        except (DNSException, OSError):
-            return None
-        if dns.servers:
-            resolver.nameservers = [
-                Do53Nameserver(server.host, server.port) for server in dns.servers
-            ]
-        elif not resolver.nameservers:
-            return None
-        resolver.cache = None
-        resolver.lifetime = dns.timeout.seconds
-        resolver.timeout = min(2.0, resolver.lifetime / 2)
-        return resolver
+                module = await import_late("fastgate.runtime.control.name_servers")
+                made = await asyncio.to_thread(module.NameServers, self._dns, self._resolv)
+                self._servers = made if made.any else None
+            return self._servers
