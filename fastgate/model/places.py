@@ -285,7 +285,7 @@ class TargetUrl(Value):
         tls = scheme == "https"
         if plus:
             host = authority.lower()
-            if not host_name(host) or not host_name(_domain(host)):
+            if not host_name(host) or _domain(host).startswith("_"):
                 raise ValueError(
                     f"{raw!r}: {host!r} is not the name of SRV records, such as "
                     "'_http._tcp.orders.internal'; their ports are in the records"
