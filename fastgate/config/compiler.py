@@ -82,6 +82,8 @@ from fastgate.model.gateway import (
     Service,
     Validate,
 )
+from fastgate.model.match import Match
+from fastgate.model.paths import patterned_bits
 from fastgate.model.resolve import Effective, Resolver
 from fastgate.model.resolve_auth import all_upstreams
 from fastgate.model.upstream import CLIENT_HOST, status_numbers
@@ -176,6 +178,7 @@ class _Shared(NamedTuple):
 
 
 _NO_HEADERS = Headers()
+_NO_MATCH = Match()
 
 
 class _Compilation:
@@ -294,10 +297,6 @@ class _Compilation:
         """One record for each of its paths. They share all else: metrics row, policy, name."""
         shared = self._rules_of(index, route)
         mask, tokens = method_mask(route.methods)
-        ranking = (route.priority, 0, 0)
-        if route.match is not None:
-            handle, count = self.rules.predicates(route.match)
-            ranking = (route.priority, count, handle)
         strip, replace = prefixes(route, f"routes[{index}].rewrite.strip_prefix")
         rewritten, location = route.rewritten, route.location
         fixed = NONE if route.respond is None else self.rules.static(route.respond)
@@ -321,12 +320,12 @@ class _Compilation:
             strip=strip,
             timeout_ms=0 if route.timeout is None else route.timeout.ms,
             idle_ms=0 if route.idle_timeout is None else route.idle_timeout.ms,
+            deadline_ms=0 if route.deadline is None else route.deadline.ms,
             replace=replace,
             host="" if host is None or host == CLIENT_HOST else host,
             tokens=self.rules.strings(tokens) if tokens else 0,
             limits=shared.limits,
             addresses=shared.addresses,
-            predicates=ranking[2],
             request_rules=shared.request_rules,
             response_rules=shared.response_rules,
             notice=notice(route),
@@ -341,8 +340,13 @@ class _Compilation:
             names = tuple(pattern_params(pattern)) if "{" in pattern else ()
             if route.redirect is not None:
                 fixed = self.rules.redirect(route.redirect.status, location, names)
+            handle = count = 0
+            segments = route.segments(number)
+            if segments or route.match is not None:
+                handle, count = self.rules.predicates(route.match or _NO_MATCH, segments)
             added = record(
                 pattern=pattern,
+                predicates=handle,
                 params=self.rules.strings(names) if names else 0,
                 static_response=fixed,
                 rewrite=self.rules.url(rewritten, names),
@@ -355,7 +359,7 @@ class _Compilation:
                 pattern=pattern,
                 methods=mask,
                 tokens=tokens,
-                ranking=ranking,
+                ranking=(route.priority, count, handle, patterned_bits(pattern, segments)),
             )
 
     @property

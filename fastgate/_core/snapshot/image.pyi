@@ -40,6 +40,7 @@ class ImageBuilder(RecordHeap):
         client_auth: int = 0,
         traffic: int = ...,
         validator: int = ...,
+        deadline_ms: int = 0,
     ) -> int: ...
     def add_traffic(
         self,

@@ -81,7 +81,7 @@ cdef class ImageBuilder(RecordHeap):
                   static_response=NONE, auth=NONE, cors=NONE, flags=0, priority=0, strip=0,
                   timeout_ms=0, idle_ms=0, replace="", tokens=0, limits=0, addresses=0, predicates=0,
                   request_rules=0, response_rules=0, notice="", price_micros=0, price_currency="", pattern="",
-                  params=0, payment_required="", host="", rewrite=0, client_auth=0, traffic=NONE, validator=NONE) -> int:
+                  params=0, payment_required="", host="", rewrite=0, client_auth=0, traffic=NONE, validator=NONE, deadline_ms=0) -> int:
         """Append a route_rec, with its policy_rec; returns its index. Tables are handles.
 
         `client_auth`: of `ids`. `payment_required`: whole lines with their CRLF. Raises ValueError for a line over 8 KiB.
@@ -117,6 +117,7 @@ cdef class ImageBuilder(RecordHeap):
         if strip or replace or rewrite or self._redirects(static_response):
             p.flags |= ROUTE_MAKES_URL
         p.traffic = traffic
+        p.deadline_ms = deadline_ms
         p.client_auth = self._handle(client_auth)
         if client_auth:
             p.flags |= ROUTE_CERTIFICATES

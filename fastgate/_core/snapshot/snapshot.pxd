@@ -136,12 +136,13 @@ cpdef enum PredicateKind:
     PREDICATE_COOKIE_PRESENT = 7
     PREDICATE_COOKIE_EQUALS = 8
     PREDICATE_COOKIE_PREFIX = 9
+    PREDICATE_SEGMENT = 10        # a segment of the path matches an automaton: predicates.pyx
 
 cdef struct predicate:
     str_ref name              # header: lower-case; query, cookie: as configured
     str_ref value
     uint32_t kind
-    uint32_t reserved
+    uint32_t segment          # its number, from 0
 
 cdef struct cors_rec:
     table_ref origins         # table of str_ref; empty: any
@@ -243,7 +244,8 @@ cdef struct policy_rec:           # 192 bytes, aligned to 64: equal policies are
     table_ref client_auth         # uint64_t: keyring.authority_id of who may have issued a client certificate
     uint32_t traffic              # index, or NONE32
     uint32_t validator            # index in handlers, or NONE32
-    uint64_t reserved[6]
+    uint32_t deadline_ms          # from the request's first byte to the answer's last; 0: none
+    uint64_t reserved[5]
 
 # What a route does with its traffic besides forwarding it. Each part is read only if its RouteFlag is set.
 cdef struct traffic_rec:
@@ -253,12 +255,10 @@ cdef struct traffic_rec:
     uint16_t delay_permille       # of these requests
     uint16_t abort_permille
     uint16_t abort_status         # 0: none
-    uint16_t spare
     # ROUTE_MAINTENANCE
     str_ref maintenance_message   # what its operator says; len 0: nothing
     table_ref maintenance_allow   # address_rule: who may pass
     uint32_t maintenance_wait_s   # for Retry-After
-    uint32_t spare2
 
 # A set of statuses: one bit for each from 400 to 599.
 cdef enum:
