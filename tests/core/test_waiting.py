@@ -280,6 +280,22 @@ async def test_a_full_target_is_waited_for_while_the_others_are_ejected() -> Non
             assert (await first.reply()).status == (await second.reply()).status == 200
 
 
+async def test_a_deadline_of_the_route_ends_the_wait() -> None:
+    async with stepped() as (target,):
+        config = limited(target.url, queue=waits())
+        config["routes"].append(
+            {"name": "d", "path": "/deadline", "service": "s", "deadline": "50ms"}
+        )
+        async with Plane(config) as plane:
+            first = await sends(plane, "/0")
+            await until(lambda: target.running == 1)
+            assert (await plane.get("/deadline")).status == 504
+            assert (queued(plane), counted(plane, "queued")) == (0, 1)
+            target.step()
+            assert (await first.reply()).status == 200
+            assert target.paths == ["/0"]
+
+
 # ---- every way that a request ends frees its place ----------------------------------------------
 
 
