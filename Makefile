@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD ?= release
-# Much of a test's time is waiting: one process more than there are processors. A file's tests stay together.
-PARALLEL := -n $(shell expr $$(nproc) + 1) --dist loadfile
+# Much of a test's time is waiting: one process more than there are processors. A file's tests stay together, and
+# files keep their order: the longest first (tests/conftest.py).
+PARALLEL := -n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder
 CONNECTIONS ?= 10000000
 PROCESSES ?= $(shell nproc)
 CORE := $(shell find fastgate/_core -name "*.p[yx][xd]")

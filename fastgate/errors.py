@@ -440,6 +440,13 @@ REASONS: tuple[Reason, ...] = (
         "seconds.",
         retryable=True,
     ),
+    _r(
+        77, "deadline_exceeded", 504, "gateway", "Not answered in time",
+        "The answer was not complete within the time that the gateway allows for requests of this "
+        "kind. The server may still process the request; check before you repeat one that is not "
+        "idempotent.",
+        retryable=True,
+    ),
     # 502, 503, 504, 508
     _r(
         80, "upstream_invalid_response", 502, "upstream", "Invalid answer from the upstream",

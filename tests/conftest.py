@@ -32,6 +32,16 @@ if len(tempfile.gettempdir()) > 20:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/tmp")
 
 
+LONGEST_FIRST = frozenset({"integration", "certificates", "benchmarks", "test_lint.py"})
+"""Folders and files whose tests take the longest. They begin first, so that no process is left with
+one of them when the others have nothing to do any more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first; otherwise the order stays."""
+    items.sort(key=lambda item: LONGEST_FIRST.isdisjoint(item.path.parts))
+
+
 @pytest.fixture(scope="session")
 def tls_material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     """Certificates of all kinds, made when first asked for: `certkit`."""

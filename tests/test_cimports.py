@@ -15,6 +15,7 @@ FLOORS = (
     "exchange",
     "upstream http1.server http1.client http1.deadlines http1.entry http1.handshakes http1.reader"
     " http1.writer",
+    "route_deadline",
     "state",
     "logs",
     "money",

@@ -231,6 +231,7 @@ cdef struct upstream:
     uint64_t keep_ns          # how long it may stay in the pool unused
     delivery out              # whether the upstream reads the request
     announced *client         # whom its PROXY header announced; NULL: it began with none
+    uint64_t place            # of the call that it serves
 
 cdef struct announced:        # see upstream/announced.pyx
     proxied who
@@ -262,6 +263,7 @@ cdef enum CallState:
     CALL_DONE = 4
     CALL_FAILED = 5
     CALL_TUNNEL = 6
+    CALL_WAIT = 7             # for room at a target (upstream/waiting.pyx)
 
 cdef enum CallFlag:
     CALL_IDEMPOTENT = 1
@@ -307,9 +309,9 @@ cdef struct call:
     uint16_t tls_fault        # TlsFault of the last handshake that failed
     uint8_t interims
     uint8_t sticky            # 1 + index of the target that the client's cookie names; 0: it names none
-    uint32_t py_method        # bytes of py_request: method, path, lines; the rest is the body
-    uint32_t py_path
-    uint32_t py_lines
+    uint32_t py_method, py_path, py_lines    # bytes of py_request; the rest is the body
+    void *waiter              # while CALL_WAIT
+    uint64_t place            # the key that it is counted under at its target; 0: it is not, or up.place is
     uint8_t py_host           # Host is among the lines
     uint8_t py_body           # a body is sent, even if it is empty
     chunk_state resp_chunks   # the codec's
@@ -402,8 +404,7 @@ cdef struct exchange:
     uint8_t body_state        # BodyState
     uint64_t started_ns
     int64_t started_unix_ns
-    uint64_t bytes_in
-    uint64_t bytes_out
+    uint64_t bytes_in, bytes_out
     uint64_t body_bytes       # of the request's body, without framing
     uint64_t body_left        # the codec's: FRAMING_LENGTH
     uint64_t body_seen        # bytes of the body when its rate was last judged
@@ -540,11 +541,10 @@ cdef struct core:
     downstream *free_downs
     upstream *free_ups
     exchange *free_exchanges
-    uint32_t n_downs
-    uint32_t n_exchanges
-    uint32_t n_ups
-    uint32_t n_idle
+    uint32_t n_downs, n_exchanges, n_ups, n_idle
     uint32_t n_announced      # of the idle ones, those in `announced`
+    uint32_t n_waits          # calls that wait for room at a target
+    void *waiting             # the waiting room; NULL: no call has waited yet
     uint32_t n_upcalls        # exchanges with a handler that has not begun to answer
     uint32_t n_streams        # exchanges with a handler that answers as a stream
     uint32_t n_calls          # made by handlers, alive

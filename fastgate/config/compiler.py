@@ -58,7 +58,7 @@ from fastgate.config.public_route import (
     wanted,
 )
 from fastgate.config.rendering import (
-    Address,
+    Found,
     canonical_path,
     notice,
     prefixes,
@@ -82,6 +82,8 @@ from fastgate.model.gateway import (
     Service,
     Validate,
 )
+from fastgate.model.match import Match
+from fastgate.model.paths import patterned_bits
 from fastgate.model.resolve import Effective, Resolver
 from fastgate.model.resolve_auth import all_upstreams
 from fastgate.model.upstream import CLIENT_HOST, status_numbers
@@ -129,7 +131,7 @@ def compile_gateway(
     *,
     generation: int,
     slots: SlotBook,
-    addresses: Mapping[str, Sequence[Address]],
+    addresses: Mapping[str, Sequence[Found]],
     public: PublicSide | None = None,
     key: bytes | None = None,
     descriptions: Mapping[str, str] = NO_DESCRIPTIONS,
@@ -176,6 +178,7 @@ class _Shared(NamedTuple):
 
 
 _NO_HEADERS = Headers()
+_NO_MATCH = Match()
 
 
 class _Compilation:
@@ -185,7 +188,7 @@ class _Compilation:
         self,
         gateway: Gateway,
         slots: SlotBook,
-        addresses: Mapping[str, Sequence[Address]],
+        addresses: Mapping[str, Sequence[Found]],
         public: PublicSide | None,
         key: bytes | None,
         descriptions: Mapping[str, str],
@@ -311,6 +314,7 @@ class _Compilation:
             "strip": strip,
             "timeout_ms": 0 if route.timeout is None else route.timeout.ms,
             "idle_ms": 0 if route.idle_timeout is None else route.idle_timeout.ms,
+            "deadline_ms": 0 if route.deadline is None else route.deadline.ms,
             "replace": replace,
             "host": "" if host is None or host == CLIENT_HOST else host,
             "limits": shared.limits,
@@ -329,10 +333,6 @@ class _Compilation:
     def _route(self, index: int, route: Route) -> None:
         """One record for each of its paths. They share all else: metrics row, policy, name."""
         mask, tokens = method_mask(route.methods)
-        ranking = (route.priority, 0, 0)
-        if route.match is not None:
-            handle, count = self.rules.predicates(route.match)
-            ranking = (route.priority, count, handle)
         rewritten, location = route.rewritten, route.location
         fixed = NONE if route.respond is None else self.rules.static(route.respond)
         auth = self.auths.record(f"routes[{index}].auth", route.auth)
@@ -356,14 +356,18 @@ class _Compilation:
                 policies = [self.image.add_policy(**each, rewrite=rewrite) for each in variants]
                 split = split_fields(route, policies, self.rows, self.image, self.rules)
                 policy = self._with_traffic(policy, self.traffic.of(route, split))
+            handle = count = 0
+            segments = route.segments(number)
+            if segments or route.match is not None:
+                handle, count = self.rules.predicates(route.match or _NO_MATCH, segments)
             added = self.image.add_route(
                 route.name,
                 slot=self.rows[route.name],
                 methods=mask if route.methods else 0,
                 priority=route.priority,
                 tokens=self.rules.strings(tokens) if tokens else 0,
-                predicates=ranking[2],
                 pattern=pattern,
+                predicates=handle,
                 params=self.rules.strings(names) if names else 0,
                 static_response=fixed,
                 rewrite=rewrite,
@@ -377,7 +381,7 @@ class _Compilation:
                 pattern=pattern,
                 methods=mask,
                 tokens=tokens,
-                ranking=ranking,
+                ranking=(route.priority, count, handle, patterned_bits(pattern, segments)),
             )
 
     @property

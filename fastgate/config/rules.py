@@ -43,6 +43,7 @@ from fastgate.model.gateway import (
 )
 from fastgate.model.overrides import can_be_overridden, override_name
 from fastgate.model.resolve import OwnedLimit
+from fastgate.model.segment_pattern import compile_pattern
 from fastgate.model.url_template import Piece
 
 _SCOPES = {
@@ -155,8 +156,11 @@ class RuleTables:
             handle = self._texts[texts] = self.image.strings(list(texts))
         return handle
 
-    def predicates(self, match: Match) -> tuple[int, int]:
-        """The handle of the table, equal for equal conditions in any order; and their number."""
+    def predicates(self, match: Match, segments: Sequence[tuple[int, str]] = ()) -> tuple[int, int]:
+        """The handle of the table, equal for equal conditions in any order; and their number.
+
+        `segments`: the numbers of segments of the path, from 0, with the patterns they match.
+        """
         headers = {name.lower(): predicate for name, predicate in match.headers.items()}
         rows = [
             *((1, name, predicate) for name, predicate in headers.items()),
@@ -168,6 +172,10 @@ class RuleTables:
             for first, name, (kind, value) in sorted(
                 (first, name, _kind(predicate)) for first, name, predicate in rows
             )
+        ]
+        records += [
+            self.image.segment_predicate(number, compile_pattern(text).table)
+            for number, text in segments
         ]
         return self.image.table(records), len(records)
 

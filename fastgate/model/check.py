@@ -378,6 +378,7 @@ def _times(gateway: Gateway) -> Iterator[ConfigurationError]:
         (f"services[{i}].idle_timeout", s.idle_timeout) for i, s in enumerate(gateway.services)
     ]
     times += [(f"routes[{i}].idle_timeout", r.idle_timeout) for i, r in enumerate(gateway.routes)]
+    times += [(f"routes[{i}].deadline", r.deadline) for i, r in enumerate(gateway.routes)]
     for path, value in times:
         if value is not None and not 1_000_000 <= value.ns <= _LONGEST.ns:
             yield ConfigurationError(f"{value} is not from 1ms to 1d", path)

@@ -41,6 +41,7 @@ from fastgate.model.billing import (
 )
 from fastgate.model.claims import ClaimPath
 from fastgate.model.connections import ConnectionLimit, HandshakeLimit
+from fastgate.model.dns import Dns, NameServer
 from fastgate.model.issuer import Introspection, Issuer, TokenPlan
 from fastgate.model.match import Match, Predicate
 from fastgate.model.operation import (
@@ -145,6 +146,7 @@ class Gateway(Model, frozen=True, kw_only=True):
         Meta(description="Who issues the tokens that routes accept (`auth: {jwt: NAME}`)."),
     ] = []
     upstreams: Annotated[list[Upstream], Meta(description="Pools of targets.")] = []
+    dns: Annotated[Dns, Meta(description="How the names of targets are resolved.")] = Dns()
     services: Annotated[list[Service], Meta(description="APIs as products.")] = []
     routes: Annotated[
         list[Route], Meta(description="Which requests match, and where they go.")
@@ -250,6 +252,7 @@ __all__ = [
     "ControlToken",
     "Cors",
     "DescriptionPlace",
+    "Dns",
     "Dunning",
     "Duration",
     "Eject",
@@ -284,6 +287,7 @@ __all__ = [
     "Moment",
     "Money",
     "MtlsAuth",
+    "NameServer",
     "Notices",
     "Observability",
     "Percent",

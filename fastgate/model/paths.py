@@ -11,8 +11,11 @@ from collections.abc import Iterable
 
 from fastgate._core.snapshot.router_build import METHOD_NUMBERS
 from fastgate.model.places import host_name
+from fastgate.model.segment_pattern import compile_pattern
 
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(\*?)\}")
+_PATTERNED = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*):(.*)\}")
+"""A segment that is a parameter with a pattern."""
 _PLAIN_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+(/\{[A-Za-z_][A-Za-z0-9_]*(\}/?|\*\})|/)?")
 """Most paths: literal segments, then at most one parameter."""
 _LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%-]*")
@@ -22,6 +25,29 @@ _DOTS = re.compile(r"(\.|%2e){1,2}(;.*)?", re.I)
 """A dot segment in any spelling, with or without parameters."""
 _COLON = re.compile(r":([A-Za-z_]\w*)", re.A)
 _ANGLES = re.compile(r"<(?:\w+:)?([A-Za-z_]\w*)>", re.A)
+
+
+def shape_of(path: str) -> str:
+    """The path without the patterns of its parameters: `/orders/{id}` for `/orders/{id:[0-9]+}`."""
+    if "{" not in path or ":" not in path:
+        return path
+    return "/".join(_PATTERNED.sub(r"{\1}", segment) for segment in path.split("/"))
+
+
+def segment_patterns(path: str) -> tuple[tuple[int, str], ...]:
+    """The numbers, from 0, of the segments whose parameters have patterns, and the patterns."""
+    if "{" not in path or ":" not in path:
+        return ()
+    matches = ((i, _PATTERNED.fullmatch(each)) for i, each in enumerate(path.split("/")[1:]))
+    return tuple((number, match[2]) for number, match in matches if match is not None)
+
+
+def patterned_bits(path: str, segments: Iterable[tuple[int, str]]) -> int:
+    """Which parameters of the path have patterns: the first one is the highest of 16 bits."""
+    texts = path.split("/")[1:]
+    numbers = {number for number, _ in segments}
+    parameters = [i for i, text in enumerate(texts) if text.startswith("{")]
+    return sum(1 << (15 - k) for k, number in enumerate(parameters) if number in numbers)
 
 
 def literal_prefix(path: str) -> str:
@@ -38,7 +64,7 @@ def check_path(path: str, *, encoded_slash: bool = False) -> None:
     """Raise ValueError unless `path` can match a request."""
     if _PLAIN_PATH.fullmatch(path) and "/." not in path:
         return
-    if "?" in path:
+    if "?" in shape_of(path):
         raise ValueError(f"path: {path!r} has a query; ask for parameters with match.query")
     names: list[str] = []
     segments = path.split("/")[1:]
@@ -50,11 +76,19 @@ def check_path(path: str, *, encoded_slash: bool = False) -> None:
         if "{" not in segment and "}" not in segment:
             _check_literal(segment, encoded_slash)
             continue
+        patterned = _PATTERNED.fullmatch(segment)
+        if patterned is not None:
+            try:
+                compile_pattern(patterned[2])
+            except ValueError as error:
+                raise ValueError(f"path: the pattern of {patterned[1]!r}: {error}") from None
+            names.append(patterned[1])
+            continue
         match = _PARAMETER.fullmatch(segment)
         if match is None:
             raise ValueError(
                 f"path: {segment!r} is not a parameter; a parameter is a whole segment, "
-                "'{name}' or '{name*}'"
+                "'{name}', '{name:pattern}' or '{name*}'; a pattern has no '/'"
             )
         if match[2] and not last:
             raise ValueError(

@@ -22,6 +22,8 @@ from fastgate.model.paths import (
     check_path,
     check_rewritten,
     literal_prefix,
+    segment_patterns,
+    shape_of,
 )
 from fastgate.model.policy import (
     Addresses,
@@ -182,8 +184,9 @@ class Route(Rules, frozen=True, kw_only=True):
     path: Annotated[
         PathPattern | None,
         Meta(
-            description="Its path: literal segments, `{name}` for one segment, `{name*}` at the "
-            "end for all the rest, also an empty one.",
+            description="Its path: literal segments, `{name}` for one segment, "
+            "`{name:pattern}` for one that matches a regular expression, such as `{id:[0-9]+}`, "
+            "`{name*}` at the end for all the rest, also an empty one.",
         ),
     ] = None
     paths: Annotated[
@@ -306,6 +309,14 @@ class Route(Rules, frozen=True, kw_only=True):
             "handler, to the start of its answer. Default: the service's; for a handler, none."
         ),
     ] = None
+    deadline: Annotated[
+        Duration | None,
+        Meta(
+            description="From the request's first byte to the response's last, however much "
+            "progress it makes, over all attempts: 504 `deadline_exceeded` beyond, or the response "
+            "is broken off. Not for upgraded connections. Default: none."
+        ),
+    ] = None
     idle_timeout: Annotated[
         Duration | None,
         Meta(
@@ -365,7 +376,7 @@ class Route(Rules, frozen=True, kw_only=True):
         only_one("a route has exactly one of path, paths", given)
         if len(set(self.paths)) != len(self.paths):
             raise ValueError("paths: the same path is there twice")
-        for number, path in enumerate(self.patterns):
+        for number, path in enumerate(self.written):
             try:
                 check_path(path, encoded_slash=self.encoded_slash)
             except ValueError as error:
@@ -387,13 +398,23 @@ class Route(Rules, frozen=True, kw_only=True):
         if self.deprecated and self.sunset and self.sunset.unix < self.deprecated.unix:
             raise ValueError("sunset: not before deprecated")
 
+        self._check_deadline()
         self._check_unused()
         self._check_services()
 
     @property
-    def patterns(self) -> tuple[str, ...]:
+    def written(self) -> tuple[str, ...]:
         """Its paths, in the order of the document."""
         return tuple(self.paths) if self.path is None else (self.path,)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The shapes of its paths: a parameter's own pattern is left out (`segments`)."""
+        return tuple(map(shape_of, self.written))
+
+    def segments(self, number: int) -> tuple[tuple[int, str], ...]:
+        """What the path with this number asks of its segments: their numbers, and patterns."""
+        return segment_patterns(self.written[number])
 
     def place_of(self, number: int) -> str:
         """The place of the path with this number in the route: `path`, `paths[1]`."""
@@ -447,10 +468,19 @@ class Route(Rules, frozen=True, kw_only=True):
             raise ValueError("idle_timeout: only a route with a service waits for an upstream")
         if self.handler is None:
             kind = "a fixed response" if self.redirect is None else "a redirect"
-            if self.timeout is not None:
-                raise ValueError(f"timeout: {kind} takes no time; leave it out")
+            for name in ("timeout", "deadline"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name}: {kind} takes no time; leave it out")
             if self.headers.request != HeaderRules():
                 raise ValueError(f"headers.request: {kind} forwards no request")
+
+    def _check_deadline(self) -> None:
+        if self.deadline is None or self.timeout is None:
+            return
+        if self.timeout.ns > self.deadline.ns:
+            raise ValueError(
+                f"timeout: {self.timeout} would never pass before the deadline of {self.deadline}"
+            )
 
     def _check_services(self) -> None:
         for name in ("split", "mirror"):
@@ -494,6 +524,10 @@ class Route(Rules, frozen=True, kw_only=True):
             raise ValueError("x402: a request is paid for with x402 or has a price, not both")
         if self.websocket:
             raise ValueError("x402: a request that is paid for cannot upgrade to WebSocket")
+        if self.deadline is not None:
+            raise ValueError(
+                "x402: an answer that was paid for is not broken off; leave out deadline"
+            )
         if self.idle_timeout is not None:
             raise ValueError(
                 "x402: `timeout` holds between two pieces of an answer that is paid for as well; "

@@ -154,6 +154,17 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("fastgate_upstream_reused_total", "counter", "Requests sent over a pooled connection."),
     Family("fastgate_retries_total", "counter", "Requests sent to an upstream once more."),
+    Family(
+        "fastgate_upstream_queued_total",
+        "counter",
+        "Requests that waited for a target with room.",
+    ),
+    Family(
+        "fastgate_upstream_queue_refused_total",
+        "counter",
+        "Requests refused because the queue of their upstream was full, or because they waited too "
+        "long.",
+    ),
     Family("fastgate_ejections_total", "counter", "Targets ejected after failures in a row."),
     Family(
         "fastgate_limit_decisions_total",
@@ -226,6 +237,7 @@ BY_WORKER = {
     "fastgate_upstream_connect_failures_total": "upstream_connect_failures",
     "fastgate_upstream_reused_total": "upstream_reused",
     "fastgate_retries_total": "retries",
+    "fastgate_upstream_queued_total": "queued",
     "fastgate_ejections_total": "ejections",
     "fastgate_upcalls_total": "upcalls",
     "fastgate_upcalls_rejected_total": "upcalls_rejected",
@@ -255,6 +267,9 @@ HANDSHAKES = tuple(
     for resumed, how in (("no", "full"), ("yes", "resumed"))
 )
 """Labels and counter."""
+
+QUEUES = (("full", "queue_refused"), ("timeout", "queue_timeouts"))
+"""Reason, and counter."""
 
 REFUSED_CONNECTIONS = (
     ("connections", "connections_refused"),
@@ -495,6 +510,9 @@ class Metrics:
             for kind, decision, field in DECISIONS:
                 labels = f'{label},kind="{kind}",decision="{decision}"'
                 lines.add("fastgate_limit_decisions_total", labels, worker[field])
+            for reason, field in QUEUES:
+                labels = f'{label},reason="{reason}"'
+                lines.add("fastgate_upstream_queue_refused_total", labels, worker[field])
             for reason, field in REFUSED_CONNECTIONS:
                 labels = f'{label},reason="{reason}"'
                 lines.add("fastgate_connections_refused_total", labels, worker[field])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import test_downstream_deadlines as downstream
 import test_entry as entry
 import test_fault as fault
+import test_route_deadline as route_deadline
 import test_tls as tls
 import test_tls_failures as failures
 import test_tunnel as tunnel
@@ -30,6 +31,9 @@ DOWNSTREAM = {
     ("IDLE", "TLS has buffers"): tls.test_a_connection_without_requests_rests_after_a_second,
     ("IDLE", ""): downstream.test_a_kept_connection_may_be_idle_between_requests,
     ("HEAD", ""): downstream.test_a_head_has_its_time_in_all,
+    ("BUSY", "its route has a deadline"): (
+        route_deadline.test_an_answer_that_makes_progress_is_broken_off
+    ),
     ("BUSY", "output is stuck"): downstream.test_an_answer_may_be_read_in_small_pieces,
     ("BUSY", "a decision is waited for"): (
         fault.test_a_delayed_request_goes_on_when_its_time_is_over

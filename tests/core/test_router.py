@@ -61,7 +61,7 @@ def parts_of(rules: list[Rule]) -> tuple[ImageBuilder, bytes]:
             pattern=rule.path,
             methods=mask,
             tokens=tokens,
-            ranking=(rule.priority, len(predicates), handle),
+            ranking=(rule.priority, len(predicates), handle, 0),
         )
     return image, tables.build(image)
 

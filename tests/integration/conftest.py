@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gatewaykit import Gateway, Upstream
+from gatewaykit import Gateway, Upstream, put_store
 from identitykit import IdentityProvider, Keycloak, OidcProvider
 
 StartGateway = Callable[..., Gateway]
@@ -27,10 +27,14 @@ def _gateways(folder_of: Callable[[], Path]) -> Iterator[StartGateway]:
         workers: int = 2,
         *,
         wait: bool = True,
+        state: Path | None = None,
         **more: Any,
     ) -> Gateway:
         """wait: until it serves. Other arguments as `Gateway` takes them."""
-        gateway = Gateway(config, folder_of(), workers=workers, **more)
+        folder = folder_of()
+        if config is not None:
+            put_store(state or folder / "state")
+        gateway = Gateway(config, folder, workers=workers, state=state, **more)
         started.append(gateway)
         return gateway.wait_serving() if wait else gateway
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -40,6 +42,31 @@ def eventually(probe: Callable[[], T], what: str, patience: float = PATIENCE) ->
 
 
 # ---- the gateway -------------------------------------------------------------------------
+
+
+@functools.cache
+def _empty_store() -> bytes:
+    """An SQLite store with its tables and nothing in them, as a first start makes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fastgate.db"
+        subprocess.run(
+            [sys.executable, "-m", "fastgate.store.migrate"],
+            input=f"sqlite:///{path}\n",
+            text=True,
+            check=True,
+            cwd=PROJECT,
+        )
+        return path.read_bytes()
+
+
+def put_store(state: Path) -> None:
+    """Give a state directory that has no store an empty one: to make it takes half of a start."""
+    path = state / "fastgate.db"
+    with contextlib.suppress(OSError):  # there can be none: the gateway says so
+        if not path.exists():
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_bytes(_empty_store())
 
 
 class Gateway:
@@ -378,7 +405,8 @@ class Upstream:
     targets of all requests, `connections` how many connections were accepted.
     """
 
-    def __init__(self, unix: str | None = None) -> None:
+    def __init__(self, unix: str | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._where = host, port
         self.healthy = True
         self.seen: list[str] = []
         self.connections = 0
@@ -413,7 +441,7 @@ class Upstream:
         if self._unix:
             server = await asyncio.start_unix_server(self._accepted, self._unix, backlog=1024)
         else:
-            server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, backlog=1024)
+            server = await asyncio.start_server(self._accepted, *self._where, backlog=1024)
             self.address = server.sockets[0].getsockname()
         self._peers: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._ready.set()

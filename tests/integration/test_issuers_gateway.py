@@ -64,7 +64,7 @@ def test_keys_reach_the_workers_without_a_new_generation(gateway: Start) -> None
         done = running.api("/v1/issuers/corp/refresh", method="POST")
         assert done.status == 200
         assert [key["kid"] for key in done.json["keys"]] == ["k2", "k3"]
-        assert kids(running) == ["k2", "k3"]
+        eventually(lambda: kids(running) == ["k2", "k3"], "the new keys reach the workers")
         assert running.generation == generation
         assert running.said("corp: its keys have changed: new k2 (ECDSA P-256), k3 (ECDSA P-256)")
 
@@ -240,7 +240,7 @@ def test_the_command_line(gateway: Start) -> None:
         assert "k1" in run("list", "--keys").stdout
         provider.rotate("k2")
         assert "corp: 1 key, fetched again at " in run("refresh", "corp").stdout
-        assert kids(running) == ["k2"]
+        eventually(lambda: kids(running) == ["k2"], "the new key reaches the workers")
         provider.fails = 503
         refused = run("refresh", "corp")
         assert (refused.returncode, "it answered 503" in refused.stderr) == (1, True)

@@ -45,7 +45,7 @@ from paidkit import (
     wallet,
 )
 
-KILLS = int(os.environ.get("FASTGATE_KILLS", "60"))
+KILLS = int(os.environ.get("FASTGATE_KILLS", "36"))
 CLIENTS = 6
 PAUSE_S = 0.01  # between two requests of a client: audits read all of them, after each kill
 CATCH_UP_S = 300.0  # a control that was killed again and again has much to take over

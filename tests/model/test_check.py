@@ -114,6 +114,7 @@ def test_a_sound_document_has_no_faults() -> None:
         (with_route(0, timeout="2d"), "routes[0].timeout", "from 1ms to 1d"),
         (with_route(0, timeout="0s"), "routes[0].timeout", "from 1ms to 1d"),
         (with_route(0, idle_timeout="2d"), "routes[0].idle_timeout", "from 1ms to 1d"),
+        (with_route(0, deadline="2d"), "routes[0].deadline", "from 1ms to 1d"),
         (with_route(1, limits="5/s"), "routes[1].limits[0].by", "does not identify the caller"),
         (with_route(1, quotas="5/day"), "routes[1].quotas[0].by", "by consumer"),
         (with_route(1, policies="fair"), "routes[1].policies", "of the policy fair"),

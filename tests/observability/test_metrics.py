@@ -24,6 +24,7 @@ from fastgate.runtime.control.acme import ACME_FAMILIES
 from fastgate.runtime.control.certificates import CERTIFICATE_FAMILIES
 from fastgate.runtime.control.gauges import MONEY_FAMILIES
 from fastgate.runtime.control.issuers import ISSUER_FAMILIES
+from fastgate.runtime.control.names import DNS_FAMILIES
 from fastgate.runtime.control.status_metrics import STATUS_FAMILIES
 
 ROWS = 6
@@ -227,7 +228,7 @@ def test_workers_have_their_own_series() -> None:
         ("upcalls_rejected", 14), ("tunnels", 15), ("ejections", 16),
         ("streams", 17), ("streams_rejected", 18), ("connections_refused", 23),
         ("connections_uncounted", 24), ("handshakes_refused", 25), ("handshakes_dropped", 26),
-        ("bad_proxy_headers", 27),
+        ("bad_proxy_headers", 27), ("queued", 28), ("queue_refused", 29), ("queue_timeouts", 30),
     ):  # fmt: skip
         count_worker(s, 1, name, n)
     count_worker(s, 0, "upcall_lag", 3_000_000)
@@ -241,13 +242,17 @@ def test_workers_have_their_own_series() -> None:
         ("tunnels_total", 15), ("ejections_total", 16), ("polls_total", 13),
         ("streams_total", 17), ("streams_rejected_total", 18), ("upcalls", 21), ("streams", 22),
         ("worker_generation", 9), ("worker_starts_total", 2), ("worker_up", 1),
-        ("connections_uncounted_total", 24),
+        ("connections_uncounted_total", 24), ("upstream_queued_total", 28),
     ):  # fmt: skip
         assert of(samples, f"fastgate_{name}") == {("0",): 0, ("1",): value}, name
     decisions = of(samples, "fastgate_limit_decisions_total")
     assert {labels[1:]: n for labels, n in decisions.items() if labels[0] == "1"} == {
         ("rate", "allowed"): 50, ("rate", "refused"): 5, ("quota", "allowed"): 40,
         ("quota", "refused"): 4, ("concurrency", "refused"): 3,
+    }  # fmt: skip
+    queues = of(samples, "fastgate_upstream_queue_refused_total")
+    assert {labels[1]: n for labels, n in queues.items() if labels[0] == "1"} == {
+        "full": 29, "timeout": 30,
     }  # fmt: skip
     refused = of(samples, "fastgate_connections_refused_total")
     assert {labels[1:]: n for labels, n in refused.items() if labels[0] == "1"} == {
@@ -362,6 +367,7 @@ def test_the_documentation_names_every_metric() -> None:
     families = [
         *FAMILIES,
         *STATUS_FAMILIES,
+        *DNS_FAMILIES,
         *CERTIFICATE_FAMILIES,
         *ACME_FAMILIES,
         *ISSUER_FAMILIES,

@@ -120,7 +120,7 @@ cdef void wake_forget(exchange *e) noexcept nogil:
 
 
 cdef void drop_calls(exchange *e) noexcept nogil:
-    if e.main.up is not NULL:
+    if e.main.up is not NULL or e.main.waiter is not NULL:
         call_abort(e.owner, &e.main)
     if e.relaying is not NULL and e.relaying.up is not NULL:
         call_abort(e.owner, e.relaying)

@@ -22,7 +22,7 @@ from fastgate._core.exchange.charging cimport charge_open
 from fastgate._core.exchange.client_cert cimport judge_certificate
 from fastgate._core.exchange.collecting cimport collect_body
 from fastgate._core.exchange.cors cimport asked_method, is_preflight
-from fastgate._core.exchange.ending cimport exchange_refuse, send_last
+from fastgate._core.exchange.ending cimport exchange_refuse, send_last, wake
 from fastgate._core.exchange.fault cimport inject_fault
 from fastgate._core.exchange.forward cimport begin_proxy, pump_request
 from fastgate._core.exchange.handling cimport begin_upcall, queue_upcall, upcall_late
@@ -36,21 +36,22 @@ from fastgate._core.exchange.intake cimport (
 from fastgate._core.shared.log_ring cimport PHASE_ADMIT, PHASE_AUTHENTICATE, PHASE_HOLD, PHASE_ROUTE
 from fastgate._core.exchange.maintenance cimport closed_for_maintenance
 from fastgate._core.exchange.max_forwards cimport last_hop
-from fastgate._core.exchange.parking cimport parked_late
+from fastgate._core.exchange.parking cimport parked_late, unpark
 from fastgate._core.exchange.redirect cimport answer_redirect
 from fastgate._core.reason cimport (
-    ADDRESS_DENIED, BAD_TARGET, BODY_TOO_LARGE, EXPECTATION_FAILED, LOOP_DETECTED,
+    ADDRESS_DENIED, BAD_TARGET, BODY_TOO_LARGE, DEADLINE_EXCEEDED, EXPECTATION_FAILED, LOOP_DETECTED,
     MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, REQUEST_TIMEOUT,
     ROUTE_RETIRED)
 from fastgate._core.exchange.render cimport start_own, start_preflight
+from fastgate._core.route_deadline cimport route_deadline
 from fastgate._core.snapshot.router cimport (
     ROUTE_FOUND, ROUTE_METHOD, route_ahead, route_find, route_keys, route_nearer)
 from fastgate._core.snapshot.snapshot cimport (
     NONE32, ROUTE_CERTIFICATES, ROUTE_ENCODED_SLASH, ROUTE_FAULT, ROUTE_MAINTENANCE, ROUTE_MAKES_URL, ROUTE_RETIRED as FLAG_RETIRED,
     ROUTE_SPLIT, ROUTE_VALIDATE, ROUTE_WEBSOCKET, policy_rec, snap_policy, snap_route, snap_service, snap_str, snap_table, static_rec)
 from fastgate._core.state cimport (
-    EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_PARKED, EX_SUSPENDED, EX_TUNNEL, EX_VALIDATING, STAGE_ADMIT,
-    STAGE_AUTHENTICATE, STAGE_CHARGE, STAGE_LIMITS, STAGE_VALIDATE, answer, core)
+    BODY_MORE, EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_PARKED, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL,
+    EX_VALIDATING, STAGE_ADMIT, STAGE_AUTHENTICATE, STAGE_CHARGE, STAGE_LIMITS, STAGE_VALIDATE, WAKE_LATE, answer, core)
 from fastgate._core.exchange.split cimport choose_service, chosen_early
 from fastgate._core.exchange.tunnel cimport tunnel_up
 from fastgate._core.exchange.url_pieces cimport url_refused
@@ -93,6 +94,8 @@ cdef void exchange_head(exchange *e) noexcept nogil:
         if reason == 0 and e.policy.flags & ROUTE_CERTIFICATES:
             reason = judge_certificate(e)
     if reason == 0:
+        if e.policy.deadline_ms:
+            e.down.codec.deadline(e)     # it has one from now on
         identify(e)
     elif reason > 0:
         exchange_refuse(e, reason)       # < 0: answered already
@@ -300,6 +303,10 @@ cdef void exchange_head_bad(exchange *e, int reason) noexcept nogil:
 
 cdef void exchange_late(exchange *e) noexcept nogil:
     """The client's body, the handler's answer or a decision did not come in time."""
+    cdef uint64_t whole = route_deadline(e)
+    if whole and e.owner.loop.now >= whole:
+        overdue(e)
+        return
     if e.flags & EX_PARKED:
         parked_late(e)
         return
@@ -308,6 +315,19 @@ cdef void exchange_late(exchange *e) noexcept nogil:
         upcall_late(e)
     else:
         exchange_refuse(e, REQUEST_TIMEOUT)
+
+
+cdef void overdue(exchange *e) noexcept nogil:
+    """Its route's deadline has passed, whatever it waits for."""
+    cdef int handled = e.flags & EX_SUSPENDED and not e.flags & EX_RESPONSE_STARTED
+    if e.flags & EX_PARKED:
+        unpark(e, DEADLINE_EXCEEDED)
+        return
+    if e.body_state == BODY_MORE:
+        e.flags &= ~EX_KEEP_ALIVE
+    exchange_refuse(e, DEADLINE_EXCEEDED)
+    if handled:
+        wake(e, WAKE_LATE)
 
 
 cdef void exchange_body(exchange *e) noexcept nogil:

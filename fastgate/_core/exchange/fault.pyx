@@ -29,7 +29,8 @@ cdef int inject_fault(exchange *e) noexcept nogil:
     cdef const traffic_rec *t = snap_traffic(e.snap, e.policy)
     cdef route_counters *counts
     cdef int reason = 0
-    if t.fault_when.count and not predicates_hold(e.snap, t.fault_when, e.base, &e.req):
+    if t.fault_when.count and not predicates_hold(
+            e.snap, t.fault_when, e.base, &e.req, e.path, e.path_len):
         return 0
     counts = counters_route(c.segment, c.worker, e.match.slot)
     if t.abort_status and drawn(c, t.abort_permille):

@@ -37,7 +37,7 @@ from fastgate._core.snapshot.snapshot cimport (
     HASH_BY_CONSUMER, HASH_BY_HEADER, HASH_BY_PATH, ROUTE_MIRROR, snap_str, snap_upstream)
 from fastgate._core.state cimport (
     BODY_MORE, BODY_NONE, CALL_CONNECT, CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE,
-    CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_SUB, CALL_UPGRADE, EX_CONTINUE_DUE, EX_HEAD_ONLY,
+    CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_SUB, CALL_UPGRADE, CALL_WAIT, EX_CONTINUE_DUE, EX_HEAD_ONLY,
     EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, EX_VERBATIM,
     WAKE_CALL, WAKE_DONE, WAKE_WRITABLE, core, downstream)
 from fastgate._core.exchange.subrequest cimport sub_failed, sub_got_body, sub_got_head
@@ -104,7 +104,7 @@ cdef void begin_proxy(exchange *e) noexcept nogil:
         return
     if e.policy.flags & ROUTE_MIRROR:
         mirror_begin(e)
-    if e.body_state == BODY_MORE and k.state == CALL_SEND:
+    if e.body_state == BODY_MORE and (k.state == CALL_SEND or k.state == CALL_WAIT):
         pump_request(e)
 
 
@@ -140,10 +140,10 @@ cdef void pump_request(exchange *e) noexcept nogil:
     cdef call *k = &e.main
     cdef buf *b
     cdef int done
-    if k.up is NULL or e.body_state != BODY_MORE:
+    if e.body_state != BODY_MORE or (k.up is NULL and k.state != CALL_WAIT):
         return
-    if k.state == CALL_CONNECT:
-        e.down.codec.read(e, 0)             # it is retried elsewhere: call_can_write resumes
+    if k.state == CALL_CONNECT or k.state == CALL_WAIT:
+        e.down.codec.read(e, 0)             # it waits, or is retried elsewhere: call_can_write resumes
         return
     send_continue(e)
     while True:

@@ -5,8 +5,8 @@ last of its exchanges has released it. A tunnel, an event stream or a long downl
 would keep a whole image mapped for each generation in which one began. So once the answer has begun,
 everything that may still be read from the image is copied:
 
-    the exchange      generation, flags and hidden parameters, for the log; name, cap and flags
-                      of the route
+    the exchange      generation, flags and hidden parameters, for the log; name, cap, deadline and
+                      flags of the route
     its calls         deadlines, pooling and ejection rules of the upstream; the target with its name
     for the end       kind and period of each limit that it took from; the service's slot
 
@@ -114,6 +114,7 @@ cdef void unpin_retired(core *c, exchange *e) noexcept nogil:
     room = keep_name(s, &k.head.hidden_params, k, room)
     k.policy.body_cap = e.policy.body_cap
     k.policy.flags = e.policy.flags
+    k.policy.deadline_ms = e.policy.deadline_ms
     k.policy.service = NONE32
     k.policy.handler = NONE32
     k.policy.static_response = NONE32

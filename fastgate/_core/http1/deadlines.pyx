@@ -3,7 +3,7 @@
 A client has a deadline for its body only while the body is read, not while its upstream takes nothing.
 The minimum rate of senders uses the same clock (`body_slow`); the rate of readers is measured by what
 they take while output is stuck (delivery). "Reset" means that what the kernel still holds is discarded,
-and the client cannot mistake what it has for the whole answer.
+and the client cannot mistake what it has for the whole answer. A route's `deadline` holds beside every row of BUSY.
 """
 from libc.stdint cimport int64_t
 
@@ -12,6 +12,7 @@ from fastgate._core.io.delivery cimport SHOWN_NS
 from fastgate._core.io.tls cimport tls_rested, tls_restless
 from fastgate._core.io.transport cimport conn_blocked, conn_reading
 from fastgate._core.platform.buffer cimport buf_len
+from fastgate._core.route_deadline cimport route_deadline
 from fastgate._core.snapshot.snapshot cimport snapshot_header
 from fastgate._core.state cimport (
     DOWN_BUSY, DOWN_HANDSHAKE, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_PROXY, DOWN_TUNNEL, EX_PARKED, EX_RESPONSE_STARTED,
@@ -30,6 +31,7 @@ cdef enum Situation:
     HANDLED = 16              # a handler has not answered, and has a deadline
     RESTLESS = 32             # its TLS has buffers
     PARKED = 64               # a decision has a deadline
+    OVERDUE = 128             # the route's deadline for all of it has passed
 
 cdef enum Deadline:
     HEAD_FROM_NOW = 1
@@ -41,6 +43,7 @@ cdef enum Deadline:
     LINGER = 7
     HANDSHAKE = 8
     REST = 9
+    ROUTE = 10
 
 cdef deadline_table TABLE
 ROWS = table_of([
@@ -59,6 +62,9 @@ ROWS = table_of([
      "IDLE", "", "timeouts.idle", "the last answer", "", "close"),
     (DOWN_HEAD, ANY, HEAD_FROM_FIRST_BYTE, PASSES_NO_HEAD,
      "HEAD", "", "timeouts.head", "its first byte", "", "408"),
+    (DOWN_BUSY, OVERDUE, ROUTE, PASSES_LATE,
+     "BUSY", "its route has a deadline", "its route's deadline", "the request's first byte", "",
+     "504, or the answer breaks off"),
     (DOWN_BUSY, STUCK, LOOK, PASSES_UNREAD,
      "BUSY", "output is stuck", "timeouts.write", "output being stuck", "each byte it takes", "reset"),
     (DOWN_BUSY, PARKED, ANSWER, PASSES_LATE,
@@ -80,6 +86,12 @@ cdef inline int rest_ends(const downstream *d) noexcept nogil:
     return <uint64_t>core_of(&d.io).ref.snap.idle_ms * 1000000 > <uint64_t>REST_NS
 
 
+cdef inline int has_passed(const downstream *d) noexcept nogil:
+    """Whether its request's route has a deadline, and it has passed."""
+    cdef uint64_t at = route_deadline(d.ex)
+    return at != 0 and d.io.loop.now >= at
+
+
 cdef inline const deadline_row *row_of(const downstream *d) noexcept nogil:
     cdef int situation = (
         (d.requests == 0) * NEW | (d.out.look_ns != 0) * UNREAD | (conn_blocked(&d.io) != 0) * STUCK
@@ -88,10 +100,18 @@ cdef inline const deadline_row *row_of(const downstream *d) noexcept nogil:
         situation |= RESTLESS
     if d.ex is not NULL and d.ex.answer_by and not d.ex.flags & EX_RESPONSE_STARTED:
         situation |= PARKED if d.ex.flags & EX_PARKED else HANDLED
+    if d.state == DOWN_BUSY and d.ex is not NULL and has_passed(d):
+        situation |= OVERDUE
     return row_for(&TABLE, d.state, situation)
 
 
 cdef uint64_t down_until(const downstream *d) noexcept nogil:
+    cdef uint64_t at = until_by_row(d)
+    cdef uint64_t whole = route_deadline(d.ex) if d.state == DOWN_BUSY and d.ex is not NULL else 0
+    return whole if whole and (at == 0 or whole < at) else at
+
+
+cdef inline uint64_t until_by_row(const downstream *d) noexcept nogil:
     cdef const deadline_row *r = row_of(d)
     cdef const snapshot_header *s = core_of(&d.io).ref.snap
     cdef uint64_t now = d.io.loop.now

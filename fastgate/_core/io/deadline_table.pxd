@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t
 cdef enum:
     ROWS_MOST = 16
     STATES = 8
-    SITUATIONS = 128
+    SITUATIONS = 256
 
 cdef struct deadline_row:
     uint8_t state             # of the connection, or its call

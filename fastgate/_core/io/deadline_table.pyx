@@ -7,6 +7,8 @@ cdef list table_of(list rows, deadline_table *t):
         raise ValueError(f"{len(rows)} rows; {ROWS_MOST} is the most")
     for i, row in enumerate(rows, 1):
         state, needs = row[0], row[1]
+        if state >= STATES or needs >= SITUATIONS:
+            raise ValueError(f"row {i} is not in the table: state {state}, needs {needs}")
         t.rows[i].state = state
         t.rows[i].needs = needs
         t.rows[i].deadline = row[2]

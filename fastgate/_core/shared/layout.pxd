@@ -169,7 +169,10 @@ cdef struct worker_counters:
     uint64_t handshakes[2][2][2]  # of TLS: with clients, upstreams; version 1.2, 1.3; full, resumed
     uint64_t handshakes_failed[2]
     uint64_t tokens[TOKEN_ROWS][TOKEN_RESULTS]    # by their issuer's row, the first for those of no issuer; TokenResult
-    uint64_t reserved[49]
+    uint64_t queued               # requests that waited for room at a target
+    uint64_t queue_refused        # that found the queue full
+    uint64_t queue_timeouts       # that waited in vain
+    uint64_t reserved[46]
     histogram upcall_lag          # how long each step of a handler kept the worker from polling
 
 # ---- accounts: money/wallet.pyx ----------------------------------------------------------

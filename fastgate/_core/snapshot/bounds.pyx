@@ -3,13 +3,14 @@
 Every reader checks that the tables are within the image (snapshot.pyx); control also checks every record
 of a new one, here. The router's tables are checked by `router_build.verify_router`.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastgate._core.snapshot.auth cimport auth_method, auth_rec, scope_rule
+from fastgate._core.snapshot.predicates cimport automaton_out
 from fastgate._core.snapshot.snapshot cimport (
-    LIMIT_RATE, NONE32, ROUTE_MIRROR, ROUTE_SPLIT, ROUTE_TRAFFIC, SPLIT_BY_COOKIE, Snapshot, URL_PARAM, URL_PIECES, address_rule, cors_rec, header_rule, limit_rec,
+    LIMIT_RATE, NONE32, PREDICATE_SEGMENT, ROUTE_MIRROR, ROUTE_SPLIT, ROUTE_TRAFFIC, SPLIT_BY_COOKIE, Snapshot, URL_PARAM, URL_PIECES, address_rule, cors_rec, header_rule, limit_rec,
     listener_rec, plan_rec, policy_rec, predicate, price_step, refusal_rec, route_rec, service_rec, snap_auth,
-    snap_policy, snap_route, snap_service, snap_table, snap_target, snap_upstream, snapshot_header, static_rec,
+    snap_policy, snap_route, snap_service, snap_str, snap_table, snap_target, snap_upstream, snapshot_header, static_rec,
     sticky_rec, str_out, str_ref, table_out, table_ref, target_rec, upstream_rec, url_piece)
 from fastgate._core.snapshot.traffic cimport split_rec, traffic_rec
 
@@ -62,6 +63,9 @@ cdef bint predicates_out(const snapshot_header *h, table_ref t) noexcept nogil:
         return True
     for i in range(t.count):
         if str_out(h, rows[i].name) or str_out(h, rows[i].value):
+            return True
+        if rows[i].kind == PREDICATE_SEGMENT and automaton_out(
+                <const uint8_t *>snap_str(h, rows[i].value), rows[i].value.len):
             return True
     return False
 

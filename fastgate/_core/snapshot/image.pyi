@@ -46,6 +46,7 @@ class ImageBuilder(RecordHeap):
         client_auth: int = 0,
         traffic: int = ...,
         validator: int = ...,
+        deadline_ms: int = 0,
     ) -> int: ...
     def add_traffic(
         self,
@@ -95,6 +96,9 @@ class ImageBuilder(RecordHeap):
         keepalive_idle_ms: int = 0,
         keepalive_max: int = 0,
         max_connections: int = 0,
+        queue_max: int = 0,
+        queue_ms: int = 0,
+        tiers: int = 0,
         eject_after: int = 0,
         eject_within_ms: int = 0,
         eject_ms: int = 0,
@@ -112,6 +116,7 @@ class ImageBuilder(RecordHeap):
         sockaddr: bytes,
         authority: str,
         weight: int = 1,
+        priority: int = 0,
         path: str = "",
         host: str = "",
         tls: int = 0,

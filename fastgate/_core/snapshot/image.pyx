@@ -99,7 +99,7 @@ cdef class ImageBuilder(RecordHeap):
     def add_policy(self, *, body_cap=0, service=NONE, handler=NONE, static_response=NONE, auth=NONE, cors=NONE, flags=0,
                    strip=0, timeout_ms=0, idle_ms=0, replace="", limits=0, addresses=0, request_rules=0,
                    response_rules=0, notice="", price_micros=0, price_currency="", payment_required="", host="",
-                   rewrite=0, client_auth=0, traffic=NONE, validator=NONE) -> int:
+                   rewrite=0, client_auth=0, traffic=NONE, validator=NONE, deadline_ms=0) -> int:
         """The index of a policy_rec; equal ones have the same index. Tables are handles.
 
         `client_auth`: of `ids`. `payment_required`: whole lines with their CRLF. Raises ValueError for a line over 8 KiB.
@@ -123,6 +123,7 @@ cdef class ImageBuilder(RecordHeap):
         if strip or replace or rewrite or self._redirects(static_response):
             p.flags |= ROUTE_MAKES_URL
         p.traffic = traffic
+        p.deadline_ms = deadline_ms
         p.client_auth = self._handle(client_auth)
         if client_auth:
             p.flags |= ROUTE_CERTIFICATES
@@ -197,7 +198,7 @@ cdef class ImageBuilder(RecordHeap):
         return self._append(&self.services, &r, sizeof(r), 8) // sizeof(r)
 
     def add_upstream(self, name: str, *, slot, balance=0, hash_by=0, hash_header="", connect_ms=0, write_ms=0,
-                     keepalive_idle_ms=0, keepalive_max=0, max_connections=0, eject_after=0,
+                     keepalive_idle_ms=0, keepalive_max=0, max_connections=0, queue_max=0, queue_ms=0, tiers=0, eject_after=0,
                      eject_within_ms=0, eject_ms=0, eject_statuses=(), proxy_protocol=0, slow_start_ms=0, sticky=0) -> int:
         """Append an upstream_rec; returns its index. Its targets are those that are added next. `sticky`: of `sticky`."""
         cdef upstream_rec r
@@ -214,6 +215,9 @@ cdef class ImageBuilder(RecordHeap):
         r.keepalive_idle_ms = keepalive_idle_ms
         r.keepalive_max = keepalive_max
         r.max_connections = max_connections
+        r.queue_max = queue_max
+        r.queue_ms = queue_ms
+        r.tiers = tiers
         r.eject_after = eject_after
         r.eject_within_ms = eject_within_ms
         r.eject_ms = eject_ms
@@ -223,7 +227,7 @@ cdef class ImageBuilder(RecordHeap):
         r.sticky = self._handle(sticky)
         return self._append(&self.upstreams, &r, sizeof(r), 8) // sizeof(r)
 
-    def add_target(self, name: str, *, identity, slot, sockaddr: bytes, authority, weight=1,
+    def add_target(self, name: str, *, identity, slot, sockaddr: bytes, authority, weight=1, priority=0,
                    path="", host="", tls=0, pool=0, sticky="") -> int:
         """Append a target_rec to the upstream added last; returns its index.
 
@@ -241,6 +245,7 @@ cdef class ImageBuilder(RecordHeap):
         memcpy(r.sockaddr, <const char *>sockaddr, len(sockaddr))
         r.sockaddr_len = <uint32_t>len(sockaddr)
         r.weight = weight
+        r.priority = priority
         r.identity = identity
         r.pool = pool or identity
         r.tls = tls

@@ -1,9 +1,17 @@
-"""predicates: conditions on a request besides host, path and method: header fields, query, cookies.
+"""predicates: conditions on a request besides host, shape of the path and method: header fields, query, cookies,
+segments of the path.
 
 All predicates of a table must hold. Names of fields are compared ignoring case, everything else
-exactly as it was sent.
+exactly as it was sent, except that the path is canonical.
+
+A segment is matched by a deterministic automaton (model/segment_pattern.py), one step for each byte:
+
+    0     number of classes of bytes; number of states; first state; 0
+    4     the class of each of the 256 bytes
+    260   for each state, 1 if the segment may end there
+    ...   for each state, the next one by class; from state 0 nothing matches
 """
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memchr, memcmp
 
 from fastgate._core.platform.chars cimport fg_same_lowered
@@ -11,7 +19,11 @@ from fastgate._core.http.cookies cimport cookie_place, next_cookie
 from fastgate._core.http.head cimport FIELD_UNDERSCORE, field
 from fastgate._core.snapshot.snapshot cimport (
     PREDICATE_COOKIE_PRESENT, PREDICATE_HEADER_PREFIX, PREDICATE_HEADER_PRESENT, PREDICATE_QUERY_PREFIX,
-    PREDICATE_QUERY_PRESENT, predicate, snap_str, snap_table)
+    PREDICATE_QUERY_PRESENT, PREDICATE_SEGMENT, predicate, snap_str, snap_table)
+
+cdef enum:
+    CLASSES_AT = 4            # in an automaton
+    ENDS_AT = 260
 
 
 cdef inline bint value_holds(const char *wanted, uint32_t wanted_len, const char *p, uint32_t n,
@@ -84,7 +96,45 @@ cdef bint cookie_holds(const snapshot_header *s, const predicate *p, uint32_t ho
             return True
 
 
-cdef bint predicates_hold(const snapshot_header *s, table_ref predicates, const char *buf, const head *h) noexcept nogil:
+cdef bint segment_holds(const snapshot_header *s, const predicate *p, const char *path, uint32_t path_len) noexcept nogil:
+    cdef const uint8_t *automaton = <const uint8_t *>snap_str(s, p.value)
+    cdef const uint8_t *ends = automaton + ENDS_AT
+    cdef const uint8_t *moves = ends + automaton[1]
+    cdef const char *end = path + path_len
+    cdef uint32_t state = automaton[2], left = p.segment + 1
+    while left:
+        path = <const char *>memchr(path, c"/", end - path)
+        if path is NULL:
+            return False
+        path += 1
+        left -= 1
+    while path < end and path[0] != c"/":
+        state = moves[state * automaton[0] + automaton[CLASSES_AT + <uint8_t>path[0]]]
+        if state == 0:
+            return False
+        path += 1
+    return ends[state]
+
+
+cdef bint automaton_out(const uint8_t *automaton, uint32_t size) noexcept nogil:
+    cdef uint32_t classes, states, i
+    if size < ENDS_AT:
+        return True
+    classes = automaton[0]
+    states = automaton[1]
+    if classes == 0 or automaton[2] >= states or size != ENDS_AT + states + states * classes:
+        return True
+    for i in range(256):
+        if automaton[CLASSES_AT + i] >= classes:
+            return True
+    for i in range(states * classes):
+        if automaton[ENDS_AT + states + i] >= states:
+            return True
+    return False
+
+
+cdef bint predicates_hold(const snapshot_header *s, table_ref predicates, const char *buf, const head *h,
+                          const char *path, uint32_t path_len) noexcept nogil:
     cdef const predicate *p = <const predicate *>snap_table(s, predicates)
     cdef uint32_t i
     for i in range(predicates.count):
@@ -93,6 +143,9 @@ cdef bint predicates_hold(const snapshot_header *s, table_ref predicates, const 
                 return False
         elif p[i].kind <= PREDICATE_QUERY_PREFIX:
             if not query_holds(s, &p[i], p[i].kind - PREDICATE_QUERY_PRESENT, buf, h):
+                return False
+        elif p[i].kind == PREDICATE_SEGMENT:
+            if not segment_holds(s, &p[i], path, path_len):
                 return False
         elif not cookie_holds(s, &p[i], p[i].kind - PREDICATE_COOKIE_PRESENT, buf, h):
             return False

@@ -17,7 +17,7 @@ from fastgate._core.snapshot.sealing cimport LARGEST_IMAGE
 from fastgate._core.snapshot.auth cimport auth_method, scope_rule
 from fastgate._core.snapshot.traffic cimport split_rec
 from fastgate._core.snapshot.snapshot cimport (
-    HEADER_REMOVE, address_rule, header_rule, limit_rec, predicate, price_step, snapshot_header, sticky_rec, url_piece)
+    HEADER_REMOVE, PREDICATE_SEGMENT, address_rule, header_rule, limit_rec, predicate, price_step, snapshot_header, sticky_rec, url_piece)
 
 import ipaddress
 
@@ -196,6 +196,15 @@ cdef class RecordHeap:
         r.name = self._string(name)
         r.value = self._string(value)
         r.kind = kind
+        return (<char *>&r)[:sizeof(r)]
+
+    def segment_predicate(self, segment: int, automaton: bytes) -> bytes:
+        """The predicate that a segment of the path, counted from 0, matches; `automaton`: see predicates.pyx."""
+        cdef predicate r
+        memset(&r, 0, sizeof(r))
+        r.value = self._string(automaton)
+        r.kind = PREDICATE_SEGMENT
+        r.segment = segment
         return (<char *>&r)[:sizeof(r)]
 
     def auth_method(self, kind: int, *, flags=0, ids=0, scopes=0, upstream=0xFFFFFFFF, timeout_ms=0, path="", forwarded=0,

@@ -11,8 +11,9 @@ How a lookup works (`docs/routing.md` describes it for people who write routes):
    that begin with a parameter. The host knows which lengths, in segments, occur at all.
 4. From the prefix on through a **trie**. At each segment: the literal child, then `{param}`, then
    `{rest*}`. If a way does not lead to a route, the lookup backtracks, up to a shorter prefix.
-5. At the end of a pattern are its **candidates**, in the order of precedence: priority, listed
-   methods before any method, more predicates first, name. The first whose method and predicates
+5. At the end of a pattern are its **candidates**, in the order of precedence: parameters with a
+   pattern of their own, from the left, before others; priority; listed methods before any method;
+   more predicates first; name. The first whose method and predicates
    hold is the route.
 
         hosts ────► host_rec ─► node of the patterns that begin with a parameter
@@ -97,7 +98,7 @@ cdef bint choose(lookup *k, const candidate *c, uint32_t count) noexcept nogil:
     for i in range(count):
         method = takes_method(k, &c[i])
         if c[i].flags & CANDIDATE_PREDICATES and not predicates_hold(
-                k.snap, snap_route(k.snap, c[i].route).predicates, k.buf, k.req):
+                k.snap, snap_route(k.snap, c[i].route).predicates, k.buf, k.req, k.path, k.path_len):
             continue
         if method:
             k.out.route = c[i].route

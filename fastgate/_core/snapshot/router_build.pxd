@@ -11,6 +11,7 @@ cdef struct info:             # what is known about a route that was added
     uint32_t npredicates
     uint16_t methods
     uint16_t flags            # CANDIDATE_*
+    uint32_t patterned        # parameters with a pattern of their own, the first one in the highest of 16 bits
 
 cdef class _Tree:             # a segment of the patterns of one host, while they are collected
     cdef dict kids            # literal segment (bytes) → _Tree

@@ -31,6 +31,6 @@ class RouterBuilder:
         pattern: str,
         methods: int,
         tokens: tuple[str, ...] = (),
-        ranking: tuple[int, int, int] = (0, 0, 0),
+        ranking: tuple[int, int, int, int] = (0, 0, 0, 0),
     ) -> None: ...
     def build(self, image: ImageBuilder) -> bytes: ...

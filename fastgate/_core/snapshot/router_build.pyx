@@ -127,12 +127,13 @@ cdef class RouterBuilder:
         free(self.out)
 
     def add(self, route: int, name: str, *, hosts: list[str], pattern: str, methods: int,
-            tokens: tuple[str, ...] = (), ranking: tuple[int, int, int] = (0, 0, 0)) -> None:
+            tokens: tuple[str, ...] = (), ranking: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
         """Add a route.
 
         `hosts`: lower-case, exact or "*.example.com"; empty: any. `pattern`: canonical path with
         `{param}` segments and a final `{rest*}`. `methods`: bits, as `method_mask` returns them.
-        `ranking`: priority, number of predicates, handle of the table of predicates.
+        `ranking`: priority, number of predicates, handle of the table of predicates, and which
+        parameters have a pattern: the first one is the highest of 16 bits.
         The pattern is trusted here; `pattern_params` validates one.
         """
         cdef uint32_t index = self._remember(route, name, methods, tokens, ranking)
@@ -172,9 +173,7 @@ cdef class RouterBuilder:
         i = &self.infos[self.count]
         i.route = route
         i.methods = methods
-        i.priority = ranking[0]
-        i.npredicates = ranking[1]
-        i.predicates = ranking[2]
+        i.priority, i.npredicates, i.predicates, i.patterned = ranking
         i.flags = (CANDIDATE_TOKENS if tokens else 0) | (CANDIDATE_PREDICATES if ranking[1] else 0)
         self.names.append(name)
         self.tokens.append(tokens)
@@ -217,7 +216,8 @@ cdef class RouterBuilder:
         for index in entries:
             i = &self.infos[<uint32_t>index]
             any_method = i.methods == ANY_METHOD
-            ranks.append((-i.priority, any_method, -<int64_t>i.npredicates, self.names[index], index))
+            ranks.append((
+                -<int64_t>i.patterned, -i.priority, any_method, -<int64_t>i.npredicates, self.names[index], index))
             group = groups.setdefault((i.priority, any_method, i.predicates), [])
             taken = {*self.tokens[index], *[m for m in range(10) if i.methods >> m & 1]}
             for other, methods in group:
@@ -226,7 +226,7 @@ cdef class RouterBuilder:
                         self.infos[<uint32_t>other].route, i.route, self.host_now, pattern)
             group.append((index, taken))
         ranks.sort()
-        return [rank[4] for rank in ranks]
+        return [rank[5] for rank in ranks]
 
     # ---- writing --------------------------------------------------------------------------
 

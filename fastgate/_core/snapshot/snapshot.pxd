@@ -13,7 +13,7 @@ from fastgate._core.snapshot.refs cimport str_ref, table_ref
 from fastgate._core.snapshot.traffic cimport traffic_rec
 
 cdef enum:
-    SNAPSHOT_VERSION = 15
+    SNAPSHOT_VERSION = 16
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cpdef enum SettingFlag:       # of the whole gateway
@@ -137,12 +137,13 @@ cpdef enum PredicateKind:
     PREDICATE_COOKIE_PRESENT = 7
     PREDICATE_COOKIE_EQUALS = 8
     PREDICATE_COOKIE_PREFIX = 9
+    PREDICATE_SEGMENT = 10        # a segment of the path matches an automaton: predicates.pyx
 
 cdef struct predicate:
     str_ref name              # header: lower-case; query, cookie: as configured
     str_ref value
     uint32_t kind
-    uint32_t reserved
+    uint32_t segment          # its number, from 0
 
 cdef struct cors_rec:
     table_ref origins         # table of str_ref; empty: any
@@ -246,7 +247,8 @@ cdef struct policy_rec:           # 192 bytes, aligned to 64: equal policies are
     table_ref client_auth         # uint64_t: keyring.authority_id of who may have issued a client certificate
     uint32_t traffic              # index, or NONE32
     uint32_t validator            # index in handlers, or NONE32
-    uint64_t reserved[6]
+    uint32_t deadline_ms          # from the request's first byte to the answer's last; 0: none
+    uint64_t reserved[5]
 
 cpdef enum SplitBy:           # what decides which service of a split gets a request
     SPLIT_BY_TURNS = 0
@@ -288,8 +290,7 @@ cdef struct service_rec:
     table_ref limits
     table_ref plans               # table of uint32_t plan slots that include it; empty: any consumer
     uint64_t retry_statuses[STATUS_WORDS]   # answers that are retried elsewhere
-    uint32_t flags
-    uint32_t reserved
+    uint32_t flags, reserved
 
 cpdef enum StickySecure:          # whether a sticky cookie is set as Secure
     STICKY_CLEAR = 0
@@ -300,8 +301,7 @@ cdef struct sticky_rec:
     str_ref cookie                # its name
     str_ref before                # "Set-Cookie: NAME="
     str_ref after                 # what follows the value: "; Path=/; ...", without Secure and a line end
-    uint32_t secure               # StickySecure
-    uint32_t reserved
+    uint32_t secure, reserved     # secure: StickySecure
 
 cdef struct upstream_rec:
     str_ref name
@@ -316,7 +316,9 @@ cdef struct upstream_rec:
     uint32_t write_ms             # for a target that takes nothing of the request
     uint32_t keepalive_idle_ms    # an idle pooled connection is closed after this
     uint32_t keepalive_max        # idle connections kept per target and worker
-    uint32_t max_connections      # per target and worker; 0: no limit (circuit breaker)
+    uint32_t max_connections      # requests in progress at a target, from all workers; 0: no limit
+    uint32_t queue_max, queue_ms  # requests that may wait for one with room; how long each waits
+    uint32_t tiers                # 1: its targets differ in priority
     uint32_t eject_after          # failures in a row; 0: never
     uint32_t eject_within_ms      # a series of failures lasts at most this long
     uint32_t eject_ms
@@ -327,7 +329,7 @@ cdef struct upstream_rec:
 cdef struct target_rec:
     uint8_t sockaddr[112]         # struct sockaddr_in / _in6 / _un, ready for connect()
     uint32_t sockaddr_len         # 0: the name could not be resolved yet
-    uint32_t weight               # 1..1000
+    uint32_t weight, priority     # weight: at least 1; priority: lower numbers come first
     uint64_t identity             # hash of upstream name and address: key of the shared health row
     uint64_t pool                 # hash of that and `tls`: key of the connections, which differ by it
     uint64_t tls                  # keyring.upstream_id of its TLS; 0: clear

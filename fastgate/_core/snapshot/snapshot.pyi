@@ -82,6 +82,7 @@ class PredicateKind(IntFlag):
     PREDICATE_COOKIE_PRESENT = 7
     PREDICATE_COOKIE_EQUALS = 8
     PREDICATE_COOKIE_PREFIX = 9
+    PREDICATE_SEGMENT = 10
 
 class UrlPiece(IntFlag):
     URL_TEXT = 0

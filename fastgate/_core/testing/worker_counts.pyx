@@ -4,7 +4,7 @@ from libc.string cimport memset
 
 from fastgate._core.shared.counters cimport (
     count_outcome, counters_route, counters_worker, fg_count, observe)
-from fastgate._core.shared.layout cimport BUCKETS, histogram, route_counters, worker_counters
+from fastgate._core.shared.layout cimport BUCKETS, TOKEN_RESULTS, TOKEN_ROWS, histogram, route_counters, worker_counters
 from fastgate._core.shared.segment cimport Segment
 
 _WORDS = (
@@ -17,7 +17,8 @@ _WORDS = (
     "handshakes_client_1.2_full", "handshakes_client_1.2_resumed", "handshakes_client_1.3_full",
     "handshakes_client_1.3_resumed", "handshakes_upstream_1.2_full", "handshakes_upstream_1.2_resumed",
     "handshakes_upstream_1.3_full", "handshakes_upstream_1.3_resumed", "handshakes_client_failed",
-    "handshakes_upstream_failed",
+    "handshakes_upstream_failed", *[None] * (TOKEN_ROWS * TOKEN_RESULTS), "queued", "queue_refused",
+    "queue_timeouts",
 )
 """The words of `worker_counters`, in their order; None: not a counter."""
 
