@@ -1,7 +1,7 @@
 """request_head: requests to upstreams: target, Host and fields, for the codec to write.
 
-Fields are written as render.pyx describes. Never forwarded: the client's X-Consumer-*, Client-Cert and
-Client-Cert-Chain; the fields by which proxies report the client and the requested URL (X-Forwarded-*,
+Fields are written as render.pyx describes. Never forwarded: the client's X-Consumer-*, X-FastGate-*, Client-Cert
+and Client-Cert-Chain; the fields by which proxies report the client and the requested URL (X-Forwarded-*,
 Forwarded, X-Real-IP, X-Client-IP, X-Original-URL and the like), unless the peer is a trusted proxy; every
 place of the credential, unless the route forwards it; names with an underscore, unless allowed.
 """
