@@ -93,8 +93,16 @@ from fastgate.model.tls import (
     ListenerTls,
     UpstreamTls,
 )
-from fastgate.model.traffic import FaultInjection, GatewayMaintenance, Maintenance
-from fastgate.model.units import Duration, Money, Percent, Rate, Size
+from fastgate.model.traffic import (
+    FaultInjection,
+    GatewayMaintenance,
+    Maintenance,
+    Mirror,
+    Split,
+    SplitCookie,
+    SplitService,
+)
+from fastgate.model.units import Duration, Money, Percent, Rate, Share, Size
 from fastgate.model.upstream import (
     Eject,
     Health,
@@ -275,6 +283,7 @@ __all__ = [
     "Match",
     "Memory",
     "Metrics",
+    "Mirror",
     "Moment",
     "Money",
     "MtlsAuth",
@@ -299,11 +308,15 @@ __all__ = [
     "Secret",
     "Seller",
     "Service",
+    "Share",
     "SignatureAuth",
     "Size",
     "Smtp",
     "Spending",
     "SpendingLimit",
+    "Split",
+    "SplitCookie",
+    "SplitService",
     "Sticky",
     "Store",
     "Stripe",

@@ -337,14 +337,15 @@ def test_validations_are_shown_for_the_routes_that_have_any() -> None:
 
 def test_everything_has_help_and_a_type_and_nothing_undeclared_comes() -> None:
     s = segment()
-    count_request(s, 0, 0, 200, gateway_ns=5, total_ns=5, upstream_ns=5, delays=1)
+    count_request(s, 0, 0, 200, gateway_ns=5, total_ns=5, upstream_ns=5, delays=1, mirrored=(1,))
     count_request(s, 0, 0, 400, reason=Reason.REQUEST_INVALID)
+    count_request(s, 0, 9, 200, total_ns=5)
     count_worker(s, 0, "upcall_lag", 5)
     s.worker_row(0).pid = os.getpid()
     s.worker_row(0).heartbeat_ns = 1
     log = AccessLog(s)
     try:
-        text = Metrics(s, access_log=log).render(NAMES).decode()
+        text = Metrics(s, access_log=log).render(NAMES, splits={9: ("a", "b")}).decode()
     finally:
         log.close()
     told = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M)
@@ -383,3 +384,36 @@ def test_samples_of_others_stand_after_ours_by_family() -> None:
         "# HELP fastgate_mine Mine.\n# TYPE fastgate_mine gauge\n"
         'fastgate_mine{of="0"} 0\nfastgate_mine{of="1"} 1\n'
     )
+
+
+def test_services_of_splits_are_no_routes() -> None:
+    s = segment()
+    splits = {2: ("orders", "orders"), 3: ("orders", "orders-v2")}
+    for slot, status in ((0, 200), (2, 200), (0, 503), (3, 503)):
+        count_request(s, 0, slot, status, total_ns=1_000_000)
+    samples = parse(Metrics(s).render({0: "orders"}, splits=splits))
+    assert of(samples, "fastgate_requests_total") == {
+        ("orders", "200", ""): 1,
+        ("orders", "503", ""): 1,
+    }
+    assert of(samples, "fastgate_split_total") == {
+        ("orders", "orders", "200", ""): 1,
+        ("orders", "orders-v2", "503", ""): 1,
+    }
+    assert of(samples, "fastgate_split_seconds_count") == {
+        ("orders", "orders"): 1,
+        ("orders", "orders-v2"): 1,
+    }
+
+
+def test_mirrored_requests_are_shown_for_the_routes_that_have_any() -> None:
+    s = segment()
+    count_request(s, 0, 0, 200, mirrored=(1, 0, 0, 0))
+    count_request(s, 1, 0, 200, mirrored=(1, 2, 3, 4))
+    count_request(s, 0, 1, 200)
+    assert of(rendered(s), "fastgate_mirrored_total") == {
+        ("orders", "sent"): 2,
+        ("orders", "failed"): 2,
+        ("orders", "dropped"): 3,
+        ("orders", "too_long"): 4,
+    }

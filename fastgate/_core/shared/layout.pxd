@@ -12,7 +12,7 @@ from fastgate._core.reason cimport REASON_COUNT
 
 cdef enum:
     MAX_WORKERS = 64
-    SEGMENT_VERSION = 6
+    SEGMENT_VERSION = 7
     PAGE = 4096
     LOGRING_HEAD = 4096           # bytes reserved before the log ring's records, at most
     LOG_RECORD = 512              # bytes: sizeof(log_record)
@@ -106,6 +106,13 @@ cdef struct histogram:
     uint64_t sum_ns
     uint64_t count
 
+cpdef enum MirrorResult:
+    MIRROR_SENT = 0               # it was answered
+    MIRROR_FAILED = 1             # no answer came
+    MIRROR_DROPPED = 2            # too many were in progress
+    MIRROR_TOO_LONG = 3           # its body is
+    MIRROR_RESULTS = 4
+
 cdef struct route_counters:
     uint64_t outcomes[OUTCOMES]   # without a Reason: by status; else STATUS_SLOTS + Reason
     histogram gateway             # accept of the head → last byte handed to the kernel, less upstream
@@ -116,7 +123,8 @@ cdef struct route_counters:
     uint64_t delays               # faults that were injected
     uint64_t aborts
     uint64_t validated            # requests that passed validation
-    uint64_t reserved[5]
+    uint64_t mirrored[MIRROR_RESULTS]
+    uint64_t turn                 # of a service in a split: where its turns stand (split.pyx); no count
 
 cdef enum:
     TOKEN_ROWS = 16

@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 
 from fastgate._core.snapshot.auth cimport auth_rec
 from fastgate._core.snapshot.refs cimport str_ref, table_ref
+from fastgate._core.snapshot.traffic cimport traffic_rec
 
 cdef enum:
     SNAPSHOT_VERSION = 15
@@ -195,9 +196,11 @@ cpdef enum RouteFlag:
     ROUTE_FAULT = 8192            # faults are injected: `traffic_rec`
     ROUTE_MAINTENANCE = 16384     # it is closed for maintenance
     ROUTE_VALIDATE = 32768        # `validator` is one
+    ROUTE_SPLIT = 65536           # other services get part of its requests: `traffic_rec`
+    ROUTE_MIRROR = 131072         # copies of its requests go to another service
 
 cdef enum:
-    ROUTE_TRAFFIC = ROUTE_FAULT | ROUTE_MAINTENANCE    # the flags with which a route has a `traffic_rec`
+    ROUTE_TRAFFIC = ROUTE_FAULT | ROUTE_MAINTENANCE | ROUTE_SPLIT | ROUTE_MIRROR    # with one of them, there is a `traffic_rec`
 
 cpdef enum PlanFlag:
     PLAN_ABANDONED_FREE = 1       # the same for the plan's price
@@ -247,18 +250,11 @@ cdef struct policy_rec:           # 192 bytes, aligned to 64: equal policies are
     uint32_t deadline_ms          # from the request's first byte to the answer's last; 0: none
     uint64_t reserved[5]
 
-# What a route does with its traffic besides forwarding it. Each part is read only if its RouteFlag is set.
-cdef struct traffic_rec:
-    # ROUTE_FAULT
-    uint64_t delay_ns             # 0: none
-    table_ref fault_when          # predicate: of the requests concerned; empty: all
-    uint16_t delay_permille       # of these requests
-    uint16_t abort_permille
-    uint16_t abort_status         # 0: none
-    # ROUTE_MAINTENANCE
-    str_ref maintenance_message   # what its operator says; len 0: nothing
-    table_ref maintenance_allow   # address_rule: who may pass
-    uint32_t maintenance_wait_s   # for Retry-After
+cpdef enum SplitBy:           # what decides which service of a split gets a request
+    SPLIT_BY_TURNS = 0
+    SPLIT_BY_CONSUMER = 1     # a hash of it
+    SPLIT_BY_ADDRESS = 2
+    SPLIT_BY_COOKIE = 3
 
 # A set of statuses: one bit for each from 400 to 599.
 cdef enum:
