@@ -351,15 +351,15 @@ class _Compilation:
             names = tuple(pattern_params(pattern)) if "{" in pattern else ()
             if route.redirect is not None:
                 fixed = self.rules.redirect(route.redirect.status, location, names)
+            handle = count = 0
+            segments = route.segments(number)
+            if segments or route.match is not None:
+                handle, count = self.rules.predicates(route.match or _NO_MATCH, segments)
             rewrite = self.rules.url(rewritten, names)
             if variants:
                 policies = [self.image.add_policy(**each, rewrite=rewrite) for each in variants]
                 split = split_fields(route, policies, self.rows, self.image, self.rules)
                 policy = self._with_traffic(policy, self.traffic.of(route, split))
-            handle = count = 0
-            segments = route.segments(number)
-            if segments or route.match is not None:
-                handle, count = self.rules.predicates(route.match or _NO_MATCH, segments)
             added = self.image.add_route(
                 route.name,
                 slot=self.rows[route.name],

@@ -60,7 +60,8 @@ cdef void choose_service(exchange *e) noexcept nogil:
     cdef const split_rec *s = <const split_rec *>snap_table(e.snap, t.split)
     cdef uint32_t i, own = t.split.count - 1
     for i in range(own):
-        if s[i].when.count and predicates_hold(e.snap, s[i].when, e.base, &e.req):
+        if s[i].when.count and predicates_hold(
+                e.snap, s[i].when, e.base, &e.req, e.path, e.path_len):
             take_service(e, &s[i])
             return
     if e.base is NULL and (t.split_by == SPLIT_BY_TURNS or t.split_by == SPLIT_BY_COOKIE):

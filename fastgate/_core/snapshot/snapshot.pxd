@@ -13,7 +13,7 @@ from fastgate._core.snapshot.refs cimport str_ref, table_ref
 from fastgate._core.snapshot.traffic cimport traffic_rec
 
 cdef enum:
-    SNAPSHOT_VERSION = 16
+    SNAPSHOT_VERSION = 15
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cpdef enum SettingFlag:       # of the whole gateway
