@@ -72,9 +72,7 @@ class HAProxyToken(HAProxy):
 
     @property
     def description(self) -> str:
-        return (
-            "HAProxy: jwt_verify for each request; issuer, audience, expiry; map of 1,000; no log"
-        )
+        return "HAProxy: jwt_verify in each request; issuer, audience, expiry; map of 1,000"
 
     def checks(self, setup: Setup) -> str:
         return f"""

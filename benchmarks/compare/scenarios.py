@@ -76,8 +76,8 @@ class Scenario:
 
     `closed` finds the saturation; `open` sends half of it at a constant rate, or `rate`. `reload`
     and `idle` have functions of their own in special.py, `paid` in paid.py, `sidecar` in
-    sidecar.py, `flood` in flood.py, `identity` in identity.py. Where a few per cent are asked after, a round visits its
-    subjects several times in turn.
+    sidecar.py, `flood` in flood.py, `identity` in identity.py. Where a few per cent are asked
+    after, a round visits its subjects several times in turn.
     """
 
     name: str

@@ -70,7 +70,7 @@ METRICS: dict[str, tuple[str, str]] = {
     ),
     "above_open_us": (
         "µs",
-        "identity: cpu_us less that of the same proxy asking nobody, same visit",
+        "identity: cpu_us less that of the proxy without authentication",
     ),
     "verify_us": ("µs", "identity: a verification by libcrypto alone, by `openssl speed`"),
     "quiet_p99_us": ("µs", "99th percentile at the same rate with no reload"),
