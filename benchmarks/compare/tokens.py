@@ -73,13 +73,14 @@ class Signer:
         r, s = utils.decode_dss_signature(self._key.sign(data, ec.ECDSA(SHA256())))
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
-    def token(self, number: int, now: int) -> str:
-        """The token with this number: another one for each."""
+    def token(self, number: int, now: int, **others: Any) -> str:
+        """The token with this number: another one for each. `others`: claims that differ."""
         header = {"alg": self.algorithm, "typ": "JWT", "kid": KID}
         claims = {
             "iss": ISSUER, "aud": AUDIENCE, "sub": subject(number), "iat": now,
             "exp": now + LIFETIME, "jti": f"5c1d2f7e-9a4b-4c55-8d10-{number:012d}",
             "azp": "bench-client", "scope": "openid orders:read orders:write",
+            **others,
         }  # fmt: skip
         parts = (json.dumps(part, separators=(",", ":")).encode() for part in (header, claims))
         signed = ".".join(map(b64, parts))

@@ -141,8 +141,8 @@ def encrypted(points: Sequence[Point]) -> list[Budget]:
 
 IDENTITY = (
     ("jwt-known", "a known token", 1.0),
-    ("jwt-first-rs256", "the first RS256 of a token", 25.0),
-    ("jwt-first-es256", "the first ES256 of a token", 70.0),
+    ("jwt-first-rs256", "a new RS256 token", 25.0),
+    ("jwt-first-es256", "a new ES256 token", 70.0),
 )
 
 
