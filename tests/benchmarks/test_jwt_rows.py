@@ -192,7 +192,7 @@ def test_nginx_says_why_it_is_not_measured(session: Session) -> None:
     assert "NGINX Plus" in skipped.reason
 
 
-BAD = {
+BAD: dict[str, dict[str, Any]] = {
     "expired": {"exp": NOW - 3600, "iat": NOW - 7200},
     "for another audience": {"aud": "others"},
     "of another issuer": {"iss": "https://other.example.com"},
