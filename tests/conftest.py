@@ -32,7 +32,7 @@ if len(tempfile.gettempdir()) > 20:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/tmp")
 
 
-LONGEST_FIRST = ("integration", "certificates", "benchmarks", "test_lint.py")
+LONGEST_FIRST = frozenset({"integration", "certificates", "benchmarks", "test_lint.py"})
 """Folders and files whose tests take the longest. They begin first, so that no process is left with
 one of them when the others have nothing to do any more."""
 
