@@ -21,6 +21,7 @@ from benchmarks.compare import plot, report, schema
 from benchmarks.compare.built import Built
 from benchmarks.compare.flood import run_flood
 from benchmarks.compare.generator import LoadFailed
+from benchmarks.compare.identity import run_identity
 from benchmarks.compare.machine import facts, place
 from benchmarks.compare.nginx import GIVEN
 from benchmarks.compare.paid import run_paid
@@ -206,6 +207,7 @@ RUNNERS: dict[str, Callable[[Session, Scenario], None]] = {
     "reload": run_reload,
     "idle": run_idle,
     "flood": run_flood,
+    "identity": run_identity,
     "paid": run_paid,
     "sidecar": run_sidecar,
 }

@@ -39,6 +39,7 @@ class Plan:
     duration: float = 3.0  # seconds measured
     warmup: float = 0.5  # seconds before
     rate: float = 0.0  # requests/s; 0: closed loop
+    count: int = 0  # so many requests, in place of warm-up and duration
     path: str = "/bytes/100"
     body: int = 0  # bytes of the request's body: POST; 0: GET
     headers: tuple[str, ...] = ()  # besides HEADERS
@@ -61,6 +62,8 @@ class Plan:
         given += ["--timeout", f"{self.timeout:g}"]
         if self.body:
             given += ["--body", str(self.body)]
+        if self.count:
+            given += ["--count", str(self.count)]
         if self.rate:
             given += ["--rate", f"{self.rate:g}"]
         if self.requests:

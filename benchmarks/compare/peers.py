@@ -27,12 +27,11 @@ class HAProxy(Subject):
     def version(self) -> str:
         return said_by([program("haproxy", "haproxy"), "-v"], r"version (\S+)")
 
-    def files(self, setup: Setup) -> dict[str, str]:
-        log_global = log_front = policies = table = ""
-        if setup.policies:
-            log_global = "log stdout format raw local0 info"
-            log_front = "log global\n    option httplog"
-            policies = f"""
+    def checks(self, setup: Setup) -> str:
+        """The rules that decide about a request."""
+        if not setup.policies:
+            return ""
+        return f"""
     http-request set-var(txn.consumer) req.hdr(x-api-key),map({setup.folder}/keys.map)
     http-request return status 401 content-type application/problem+json string '{PROBLEM_401}' \
 unless {{ var(txn.consumer) -m found }}
@@ -40,6 +39,12 @@ unless {{ var(txn.consumer) -m found }}
     http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt {setup.rate} }}
     http-request set-header X-Consumer-ID %[var(txn.consumer)]
     http-request del-header X-Api-Key"""
+
+    def files(self, setup: Setup) -> dict[str, str]:
+        log_global = log_front = table = ""
+        if setup.policies:
+            log_global = "log stdout format raw local0 info"
+            log_front = "log global\n    option httplog"
             table = """
 backend consumers
     stick-table type string len 64 size 100k expire 60s store http_req_rate(1s)
@@ -71,7 +76,7 @@ frontend public
     maxconn {setup.descriptors // 2 - 200}
     {log_front}
     option forwardfor
-    http-request set-header X-Forwarded-Proto {"https" if setup.tls else "http"}{policies}
+    http-request set-header X-Forwarded-Proto {"https" if setup.tls else "http"}{self.checks(setup)}
     default_backend backend
 {table}
 backend backend

@@ -76,6 +76,18 @@ FLOOD_COLUMNS = (
     ("flood_added_us", "added µs", "{:,.0f}"),
     ("flood_failed", "failed", "{:,.0f}"),
 )
+IDENTITY_COLUMNS = (
+    ("cpu_us", "CPU µs", "{:.2f}"),
+    ("cpu_user_us", "user", "{:.1f}"),
+    ("cpu_system_us", "system", "{:.1f}"),
+    ("worker_cpu_us", "worker alone", "{:.2f}"),
+    ("worker_user_us", "its user", "{:.1f}"),
+    ("above_key_us", "worker, above a key", "{:.2f}"),
+    ("above_open_us", "CPU, above asking nobody", "{:.2f}"),
+    ("verify_us", "libcrypto alone", "{:.1f}"),
+    ("p50_us", "p50 µs", "{:,.0f}"),
+    ("p99_us", "p99 µs", "{:,.0f}"),
+)
 OPTIONAL = {"handshakes_per_core"}
 """Columns that only tables with such figures have."""
 COLUMNS = {
@@ -86,6 +98,7 @@ COLUMNS = {
     "paid": PAID_COLUMNS,
     "sidecar": SIDECAR_COLUMNS,
     "flood": FLOOD_COLUMNS,
+    "identity": IDENTITY_COLUMNS,
 }
 
 

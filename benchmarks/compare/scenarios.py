@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from benchmarks.compare.bearers import FastGateKey, FastGateToken, HAProxyToken, NginxToken
 from benchmarks.compare.built import Caddy, Pingora
 from benchmarks.compare.encryption import Tls
 from benchmarks.compare.envoy import Envoy
@@ -15,6 +16,7 @@ from benchmarks.compare.keyed import Keyed
 from benchmarks.compare.nginx import GivenNginx, Nginx
 from benchmarks.compare.peers import Direct, HAProxy, Relay
 from benchmarks.compare.subjects import Subject
+from benchmarks.compare.tokens import Tokens
 
 MANY_ROUTES = 100_000
 LIMITED, PAID = "fastgate-limited", "fastgate-paid"
@@ -44,6 +46,10 @@ SUBJECTS: dict[str, Subject] = {
         FastGate(routes=MANY_ROUTES),
         Keyed(paid=False),
         Keyed(paid=True),
+        FastGateKey(),
+        FastGateToken(),
+        HAProxyToken(),
+        NginxToken(),
     )
 }
 
@@ -56,6 +62,9 @@ PROXIES = ("fastgate", "fastgate-policies", "nginx", "nginx-policies", "nginx-gi
 # With TLS: those that can be had on the system's libssl.
 SECURE = ("fastgate", "nginx", "nginx-given", "haproxy")
 
+# Who calls: by a key, by a token, and not asked for.
+IDENTITY = ("fastgate", "fastgate-key", "fastgate-jwt", "haproxy", "haproxy-jwt", "nginx-jwt")
+
 # The others may be slower by so much that half of what these can do would be overload for them.
 SETS_THE_RATE = ("fastgate", "fastgate-policies", "nginx", "nginx-policies", "haproxy",
                  "haproxy-policies")  # fmt: skip
@@ -67,14 +76,15 @@ class Scenario:
 
     `closed` finds the saturation; `open` sends half of it at a constant rate, or `rate`. `reload`
     and `idle` have functions of their own in special.py, `paid` in paid.py, `sidecar` in
-    sidecar.py, `flood` in flood.py. Where a few per cent are asked after, a round visits its
-    subjects several times in turn.
+    sidecar.py, `flood` in flood.py, `identity` in identity.py. Where a few per cent are asked
+    after, a round visits its subjects several times in turn.
     """
 
     name: str
     title: str
     subjects: tuple[str, ...]
-    mode: Literal["closed", "open", "reload", "idle", "paid", "sidecar", "flood"] = "closed"
+    mode: Literal["closed", "open", "reload", "idle", "paid", "sidecar", "flood",
+                  "identity"] = "closed"  # fmt: skip
     connections: int = 64
     body: int = 100  # bytes of the response's body
     request_body: int = 0  # bytes of the request's body: POST; 0: GET
@@ -88,6 +98,7 @@ class Scenario:
     window: float = math.inf  # seconds measured at a time, where the options say more
     quick: bool = True  # part of --quick
     tls: Tls | None = None  # how clients speak it
+    tokens: Tokens | None = None  # `identity`: what requests carry
     upstream_tls: bool = False  # between the proxies and the backend
     expect: int = 200  # the status that the answers must have, all but a few
     ratios: tuple[tuple[str, str], ...] = ()  # CPU per request of the first over the second's
@@ -217,6 +228,23 @@ def table() -> list[Scenario]:
         Scenario(
             "tls-flood", "TLS 1.3: other clients while hundreds start handshakes and drop them",
             SECURE, "flood", connections=64, rate=1000.0, tls=Tls(),
+        ),
+        *(
+            Scenario(
+                name, title, IDENTITY, "identity", connections=16, turns=10, tokens=tokens,
+                ratios=(("fastgate-jwt", "fastgate-key"), ("fastgate-jwt", "haproxy-jwt")),
+            )
+            for name, title, tokens in (
+                ("jwt-known", "a JWT (RS256) that is known, an API key, and neither", Tokens()),
+                (
+                    "jwt-first-rs256", "a new JWT (RS256) in each request, an API key, and neither",
+                    Tokens(first=True, requests=2000),
+                ),
+                (
+                    "jwt-first-es256", "a new JWT (ES256) in each request, an API key, and neither",
+                    Tokens("ES256", first=True, requests=2000),
+                ),
+            )
         ),
         Scenario(
             "sidecar", "one worker and one route: memory by process, and time to serve",

@@ -64,6 +64,15 @@ METRICS: dict[str, tuple[str, str]] = {
     "control_pss_mib": ("MiB", "the control process's part of idle_pss_mib"),
     "start_s": ("s", "from exec to the first proxied response"),
     "start_cpu_s": ("s", "processor time of all processes until the first proxied response"),
+    "above_key_us": (
+        "µs",
+        "identity: worker_cpu_us less that of the subject with an API key, same visit",
+    ),
+    "above_open_us": (
+        "µs",
+        "identity: cpu_us less that of the proxy without authentication",
+    ),
+    "verify_us": ("µs", "identity: a verification by libcrypto alone, by `openssl speed`"),
     "quiet_p99_us": ("µs", "99th percentile at the same rate with no reload"),
     "reload_p99_us": ("µs", "99th percentile while reloading"),
     "p99_ratio": ("", "reload_p99_us / quiet_p99_us of the same round"),
@@ -105,7 +114,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
     body: int  # bytes of the response's body
     request_body: int = 0  # bytes of the request's
-    mode: str  # closed | open | reload | idle | paid | sidecar | flood
+    mode: str  # closed | open | reload | idle | paid | sidecar | flood | identity
     metrics: dict[str, Spread]
     statuses: dict[str, int]  # responses by status, all rounds, warm-up included
     errors: dict[str, int]  # connect_errors, tls_errors, resets, timeouts, protocol_errors, …

@@ -65,6 +65,10 @@ class Setup:
     upstream_tls: bool = False  # the backend does; `backend` is then its port for that
     cert: str = ""  # PEM files, with either: a certificate, which is also its own authority
     key: str = ""
+    token: str = ""  # a JWT, which the question whether it serves carries beside the key
+    algorithm: str = ""  # of the tokens
+    issuer_pem: str = ""  # files with the public key of their issuer
+    issuer_jwks: str = ""
 
 
 class Subject(ABC):
@@ -166,12 +170,19 @@ def connected(port: int, *, tls: bool) -> Iterator[socket.socket]:
 
 
 def probe(
-    port: int, path: str = "/bytes/100", key: str | None = KEY, *, tls: bool = False
+    port: int,
+    path: str = "/bytes/100",
+    key: str | None = KEY,
+    *,
+    tls: bool = False,
+    token: str = "",
 ) -> Answer | None:
     """One request on a connection of its own; None when there was no whole head in answer."""
     lines = [f"GET {path} HTTP/1.1", f"Host: {NAME}", "Connection: close"]
     if key:
         lines.append(f"X-Api-Key: {key}")
+    if token:
+        lines.append(f"Authorization: Bearer {token}")
     data = b""
     with contextlib.suppress(OSError), connected(port, tls=tls) as s:
         s.sendall("\r\n".join([*lines, "", ""]).encode())
@@ -197,7 +208,7 @@ def wait_serving(tree: Tree, setup: Setup, patience: float, key: str = KEY) -> f
     while time.monotonic() - tree.started < patience:
         if not tree.alive():
             raise NotServing(f"ended at once: {tree.last_words()}")
-        answer = probe(setup.port, key=key, tls=setup.tls)
+        answer = probe(setup.port, key=key, tls=setup.tls, token=setup.token)
         if answer and answer.status == 200:
             return time.monotonic() - tree.started
         time.sleep(0.001)

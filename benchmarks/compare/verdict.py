@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
-from benchmarks.compare.ratios import Figure, ratio
+from benchmarks.compare.bearers import WITH_TOKEN
+from benchmarks.compare.ratios import Figure, quartiles, ratio
 from benchmarks.compare.scenarios import ALL_ROUTES, LIMITED, ONE_ROUTE, PAID, PROXIES
 from benchmarks.compare.schema import Budget, Point, Ratio, figure, find
 
@@ -138,6 +139,31 @@ def encrypted(points: Sequence[Point]) -> list[Budget]:
     return verdict
 
 
+IDENTITY = (
+    ("jwt-known", "a known token", 1.0),
+    ("jwt-first-rs256", "a new RS256 token", 25.0),
+    ("jwt-first-es256", "a new ES256 token", 70.0),
+)
+
+
+def identified(points: Sequence[Point]) -> list[Budget]:
+    """What tokens may cost above an API key, in the worker."""
+    verdict = []
+    for scenario, words, limit in IDENTITY:
+        made = line(f"CPU per request, {words}, above an API key", None, "<=", limit, "µs")
+        point = find(points, scenario, WITH_TOKEN)
+        if point and "above_key_us" in point.metrics:
+            values = point.metrics["above_key_us"].values
+            lower, median, upper = (round(value, 2) for value in quartiles(values))
+            made = line(made.budget, median, "<=", limit, "µs")
+            floor = figure(points, scenario, WITH_TOKEN, "verify_us")
+            if scenario != "jwt-known" and floor is not None:
+                made = structs.replace(made, note=f"libcrypto alone: {floor:.1f} µs")
+            made = structs.replace(made, lower=lower, upper=upper, pairs=len(values))
+        verdict.append(made)
+    return verdict
+
+
 def judge(points: Sequence[Point]) -> list[Budget]:
     """All budgets that `compare` measures."""
 
@@ -215,4 +241,4 @@ def judge(points: Sequence[Point]) -> list[Budget]:
         line("from start to the first response",
              of("sidecar", "fastgate", "start_s"), "<=", 0.3, "s"),
     ]  # fmt: skip
-    return verdict + encrypted(points)
+    return verdict + encrypted(points) + identified(points)
