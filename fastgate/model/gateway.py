@@ -92,7 +92,7 @@ from fastgate.model.tls import (
     ListenerTls,
     UpstreamTls,
 )
-from fastgate.model.traffic import FaultInjection, GatewayMaintenance, Maintenance
+from fastgate.model.traffic import FaultInjection, GatewayMaintenance, Maintenance, Shedding
 from fastgate.model.units import Duration, Money, Percent, Rate, Size
 from fastgate.model.upstream import (
     Eject,
@@ -158,6 +158,13 @@ class Gateway(Model, frozen=True, kw_only=True):
         Meta(
             description="Whether all routes are closed for maintenance. The gateway's own pages "
             "stay open."
+        ),
+    ] = None
+    shedding: Annotated[
+        Shedding | None,
+        Meta(
+            description="When a worker has too much to do and refuses requests, by the "
+            "`importance` of their routes. Default: never."
         ),
     ] = None
     plans: Annotated[
@@ -295,6 +302,7 @@ __all__ = [
     "Secret",
     "Seller",
     "Service",
+    "Shedding",
     "SignatureAuth",
     "Size",
     "Smtp",

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
-"""What a route does with its traffic besides forwarding it: faults on purpose, maintenance."""
+"""What is done with traffic besides forwarding it: faults on purpose, maintenance, shedding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Meta, field
 from fastgate.model.base import Model, worded
 from fastgate.model.match import Match
 from fastgate.model.places import Cidr
-from fastgate.model.units import Duration, Percent
+from fastgate.model.units import Duration, Percent, Size
 
 LONGEST_DELAY = Duration.parse("1h")
 """Of an injected fault."""
@@ -118,3 +118,42 @@ class GatewayMaintenance(Maintenance, frozen=True, kw_only=True):
     except_: Annotated[
         list[str], Meta(description="Routes that stay open, by name: a status page, for example.")
     ] = field(name="except", default_factory=list)
+
+
+LEAST_LAG, MOST_LAG = Duration.parse("1ms"), Duration.parse("1m")
+LEAST_BUFFERS, MOST_BUFFERS = Size.parse("64KiB"), Size.parse("1TiB")
+
+
+class Shedding(Model, frozen=True, kw_only=True):
+    """When a worker has too much to do. It then refuses requests with 503 `overloaded`.
+
+    A worker's load is its lag or its buffers as a share of the mark, whichever is larger. It
+    refuses requests of `importance: low` from a load of 1 on and those of `normal` from 2 on.
+    """
+
+    lag: Annotated[
+        Duration | None,
+        Meta(
+            description="How long what is ready waits for the worker, on average: 1ms to 1m. "
+            "Default: it does not matter."
+        ),
+    ] = None
+    buffers: Annotated[
+        Size | None,
+        Meta(
+            description="Memory of one worker for what it has received and not passed on yet: "
+            "64KiB to 1TiB. Default: it does not matter."
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.lag is None and self.buffers is None:
+            raise ValueError("give lag, buffers or both")
+        if self.lag is not None and not LEAST_LAG.ns <= self.lag.ns <= MOST_LAG.ns:
+            raise ValueError(f"lag: {self.lag} is not between {LEAST_LAG} and {MOST_LAG}")
+        if self.buffers is not None and not (
+            LEAST_BUFFERS.bytes <= self.buffers.bytes <= MOST_BUFFERS.bytes
+        ):
+            raise ValueError(
+                f"buffers: {self.buffers} is not between {LEAST_BUFFERS} and {MOST_BUFFERS}"
+            )

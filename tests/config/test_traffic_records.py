@@ -76,3 +76,19 @@ def test_maintenance_of_a_route_and_of_all() -> None:
         assert (all_["maintenance_message"], all_["maintenance_wait_s"]) == (b"", 2)
         network = b"\0" * 10 + b"\xff\xff" + bytes([10, 0, 0, 0])
         assert all_["maintenance_allow"] == [(network, 104, True)]
+
+
+def test_marks_of_shedding_and_importance() -> None:
+    routes = [
+        {"name": level, "path": f"/{level}", "service": "svc", "importance": level}
+        for level in ("low", "normal", "high")
+    ]
+    shed, first = RouteFlag.ROUTE_SHED, RouteFlag.ROUTE_SHED_FIRST
+    marks = {"lag": "50ms", "buffers": "256MiB"}
+    with compiled({"routes": routes, "shedding": marks}) as snapshot:
+        assert [snapshot.route(i)["flags"] for i in range(3)] == [shed | first, shed, 0]
+        settings = snapshot.settings()
+        assert (settings["shed_lag_ns"], settings["shed_buffers"]) == (50_000_000, 256 << 20)
+    with compiled({"routes": routes}) as snapshot:
+        assert [snapshot.route(i)["flags"] for i in range(3)] == [0, 0, 0]
+        assert (snapshot.settings()["shed_lag_ns"], snapshot.settings()["shed_buffers"]) == (0, 0)

@@ -12,7 +12,7 @@ from fastgate._core.snapshot.auth cimport auth_rec
 from fastgate._core.snapshot.refs cimport str_ref, table_ref
 
 cdef enum:
-    SNAPSHOT_VERSION = 14
+    SNAPSHOT_VERSION = 15
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cpdef enum SettingFlag:       # of the whole gateway
@@ -195,6 +195,8 @@ cpdef enum RouteFlag:
     ROUTE_FAULT = 8192            # faults are injected: `traffic_rec`
     ROUTE_MAINTENANCE = 16384     # it is closed for maintenance
     ROUTE_VALIDATE = 32768        # `validator` is one
+    ROUTE_SHED = 262144           # refused under load: at twice a mark
+    ROUTE_SHED_FIRST = 524288     # with it: at the mark
 
 cdef enum:
     ROUTE_TRAFFIC = ROUTE_FAULT | ROUTE_MAINTENANCE    # the flags with which a route has a `traffic_rec`
@@ -470,10 +472,7 @@ cdef struct snapshot_header:
     str_ref server                # value of Server on our own answers; len 0: none
     str_ref hidden_params         # query parameters that are not logged: lower-case names, each followed by a NUL
     # caps and timeouts of the listener side
-    uint32_t max_line
-    uint32_t max_head
-    uint32_t max_fields
-    uint32_t max_field
+    uint32_t max_line, max_head, max_fields, max_field
     uint32_t handshake_ms         # time for a TLS handshake
     uint32_t head_ms              # time for a complete head
     uint32_t body_ms              # between two reads of a request body
@@ -488,6 +487,7 @@ cdef struct snapshot_header:
     uint32_t flags                # SettingFlag
     uint32_t max_streams          # handlers per worker that answer as a stream
     uint32_t max_handshakes       # clients' TLS handshakes in progress, per worker
+    uint64_t shed_lag_ns, shed_buffers    # marks of shedding: lag of the loop, bytes of buffers; 0: none
     uint64_t head_checksum        # of this header with both checksum words zero
     uint64_t capability_key[2]    # for the tokens in links of refusals; both 0: no links
 
