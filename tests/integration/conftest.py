@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gatewaykit import Gateway, Upstream, put_store
+from emptystorekit import put_store
+from gatewaykit import Gateway, Upstream
 from identitykit import IdentityProvider, Keycloak, OidcProvider
 
 StartGateway = Callable[..., Gateway]

@@ -19,7 +19,8 @@ from fastgate._core.testing.worker_counts import count_request, count_worker
 from fastgate.errors import OWN_STATUS, REASONS
 from fastgate.observability import metrics as module
 from fastgate.observability.accesslog import AccessLog
-from fastgate.observability.metrics import FAMILIES, Metrics, escape, process_memory
+from fastgate.observability.families import FAMILIES
+from fastgate.observability.metrics import Metrics, escape, process_memory
 from fastgate.runtime.control.acme import ACME_FAMILIES
 from fastgate.runtime.control.certificates import CERTIFICATE_FAMILIES
 from fastgate.runtime.control.gauges import MONEY_FAMILIES

@@ -22,7 +22,7 @@ from fastgate._core.tls.keyring import Challenge
 from fastgate.config.public_route import PublicSide, hosts_proved_by_http
 from fastgate.errors import ConfigurationError, FastGateError, KeyringError, NotFoundError
 from fastgate.imports import import_late, importing
-from fastgate.observability.metrics import Family, Sample
+from fastgate.observability.families import Family, Sample
 from fastgate.runtime.control.certificates import Certificates
 from fastgate.runtime.control.publisher import Publisher
 

@@ -20,7 +20,8 @@ from fastgate.api.ports import CertificateStatus
 from fastgate.errors import ApplyError, KeyringError
 from fastgate.imports import import_late
 from fastgate.model.resolve_tls import needs_keyring
-from fastgate.observability.metrics import Family, Sample, escape
+from fastgate.observability.families import Family, Sample
+from fastgate.observability.metrics import escape
 from fastgate.runtime.control.supervisor_channel import SupervisorChannel
 from fastgate.runtime.control.worker_channels import SealedKeyring, WorkerChannels
 from fastgate.runtime.wire.messages import KeepKeyring

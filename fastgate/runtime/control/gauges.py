@@ -17,7 +17,8 @@ from fastgate.billing.ledger.pipeline import Pipeline
 from fastgate.billing.payments.breaker import State
 from fastgate.billing.payments.webhooks_in import lag
 from fastgate.errors import StoreError
-from fastgate.observability.metrics import Family, Sample, escape
+from fastgate.observability.families import Family, Sample
+from fastgate.observability.metrics import escape
 from fastgate.store.payment_events import Backlog
 from fastgate.ticks import next_tick
 

@@ -21,7 +21,8 @@ from fastgate.api.ports import IssuerKeyStatus, IssuerStatus
 from fastgate.errors import ApplyError, KeyringError, NotFoundError
 from fastgate.imports import import_late
 from fastgate.issuers.rows import OTHERS
-from fastgate.observability.metrics import Family, Sample, escape
+from fastgate.observability.families import Family, Sample
+from fastgate.observability.metrics import escape
 from fastgate.runtime.control.certificates import Certificates
 from fastgate.runtime.control.publisher import Publisher
 

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from fastgate.billing.subscriptions.subscriptions import Subscriptions
     from fastgate.model.billing import Billing
     from fastgate.model.gateway import Gateway
-    from fastgate.observability.metrics import Sample
+    from fastgate.observability.families import Sample
     from fastgate.runtime.control.billing_services import BillingServices
     from fastgate.runtime.control.gauges import Gauges
     from fastgate.store.engine import Store

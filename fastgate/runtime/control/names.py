@@ -18,7 +18,8 @@ import msgspec
 
 from fastgate.config.rendering import Found, ServiceAddress
 from fastgate.errors import FastGateError
-from fastgate.observability.metrics import Family, Sample, escape
+from fastgate.observability.families import Family, Sample
+from fastgate.observability.metrics import escape
 from fastgate.runtime.control.name_lookup import NameLookup
 from fastgate.runtime.control.resolver import Resolver
 from fastgate.runtime.persist import StateDirectory, StateError

@@ -15,7 +15,8 @@ from fastgate._core.shared.places import in_progress, waiting
 from fastgate._core.shared.segment import Segment, TargetRow
 from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.model.resolve_auth import all_upstreams
-from fastgate.observability.metrics import Family, Sample, escape
+from fastgate.observability.families import Family, Sample
+from fastgate.observability.metrics import escape
 from fastgate.runtime.control.health import HEALTHY, UNHEALTHY
 from fastgate.runtime.control.publisher import Publisher
 from fastgate.runtime.control.target_rows import targets_of

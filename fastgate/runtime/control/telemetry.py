@@ -14,10 +14,10 @@ from fastgate.config.splits import is_row_of_split, parts_of
 from fastgate.errors import ConfigurationError
 from fastgate.model.gateway import Gateway
 from fastgate.observability.accesslog import AccessLog, Destination
+from fastgate.observability.families import Sample
 from fastgate.observability.metrics import (
     OTHER,
     Metrics,
-    Sample,
     outcome_labels,
     own_processes,
 )
