@@ -13,7 +13,7 @@ from fastgate._core.snapshot.snapshot import (
     Snapshot,
 )
 from fastgate.config.compiler import SlotBook, compile_gateway
-from fastgate.config.rendering import Address
+from fastgate.config.rendering import Found
 from fastgate.errors import ConfigurationError
 from fastgate.model import codec
 
@@ -34,7 +34,7 @@ def compiled(
     document: Mapping[str, Any],
     *,
     slots: SlotBook | None = None,
-    addresses: Mapping[str, Sequence[Address]] | None = None,
+    addresses: Mapping[str, Sequence[Found]] | None = None,
 ) -> Iterator[Snapshot]:
     image = compile_gateway(
         decode(document),

@@ -353,14 +353,17 @@ class Plane:
         keyring: Keyring | None = None,
         bind: str = "test",
         descriptions: dict[str, str] | None = None,
+        addresses: dict[str, Any] | None = None,
     ) -> None:
         """keys: key, or the digest of another credential (bytes) → consumer. accounts: consumer →
         slot of the account that pays. bind: of the listener in `config` that this one is,
         wherever it really listens. keyring: with a listener of this key (default:
         `keyringkit.LISTENER`), the plane's listener has TLS. descriptions:
-        compiled ones, by path; without them, the handler `validator` validates."""
+        compiled ones, by path; without them, the handler `validator` validates. addresses: what
+        names stand for, as for the compiler."""
         self.config = {"version": 1, **config}
         self.public = public
+        self.addresses = addresses or {}
         self.handlers = handlers or {}
         self.descriptions = descriptions or {}
         self.keys = keys or {}
@@ -441,7 +444,7 @@ class Plane:
             decode({"version": 1, **config}),
             generation=self.generation,
             slots=self.slots,
-            addresses={},
+            addresses=self.addresses,
             public=self.public,
             descriptions=self.descriptions,
         )

@@ -102,7 +102,7 @@ class Facts:
     def currency(self) -> str:
         return "USD"
 
-    def route(self, name: str) -> RouteFacts | None:
+    def route(self, name: str, service: str | None = None) -> RouteFacts | None:
         return next((one for one in self.routes if one.name == name), None)
 
     def decide(self, asked: DryRunQuery) -> Outcome | None:

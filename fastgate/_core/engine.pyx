@@ -42,6 +42,7 @@ from fastgate._core.io.poller cimport poller_add_listener, poller_free, poller_i
 from fastgate._core.rounds cimport (
     bury, finish_rounds, for_python, has_more, one_round, publish, read_window_clock, rounds)
 from fastgate._core.upstream.pool cimport pool_forget_sessions, pool_free, pool_init
+from fastgate._core.upstream.waiting cimport waiting_free
 from fastgate._core.exchange.snapshot_ref cimport unpin_all
 from fastgate._core.snapshot.snapshot cimport Snapshot
 from fastgate._core.tls.choice cimport listener_of
@@ -166,6 +167,7 @@ cdef class Engine(Reports):
             return
         self.leave()
         bury(c, 1)
+        waiting_free(c)
         outer_free(&c.loop)
         poller_free(&c.loop)
         timer_free(&c.loop)
@@ -472,6 +474,7 @@ cdef class Engine(Reports):
             "streams": c.n_streams,
             "calls": c.n_calls,
             "subrequests": c.n_subs,
+            "waiting": c.n_waits,
             "buffers": c.loop.bufs.alive,
             "retired_snapshots": self.count_retired(),
             "handshakes": c.n_handshakes,

@@ -1,5 +1,6 @@
 """rounds: the poll loop of an engine."""
 from fastgate._core.state cimport core
+from fastgate._core.upstream.waiting cimport places_freed
 
 cdef void rounds(core *c) noexcept nogil
     # handle what is ready, without waiting, within a time limit
@@ -14,7 +15,7 @@ cdef void publish(core *c) noexcept nogil           # the worker's row in the se
 cdef inline int has_more(const core *c) noexcept nogil:
     """Whether something is left that no event will announce."""
     return (c.loop.ready.head is not NULL or c.loop.turns.head is not NULL or c.loop.graveyard is not NULL
-            or c.unpin_at is not NULL or c.upcall_head is not NULL)
+            or c.unpin_at is not NULL or c.upcall_head is not NULL or places_freed(c))
 
 
 cdef inline int for_python(const core *c) noexcept nogil:

@@ -1,6 +1,6 @@
 """rounds: the poll loop of an engine.
 
-    one round = wait → dispatch → ready list → deadlines → free what was closed
+    one round = wait → dispatch → ready list → deadlines → calls that wait → free what was closed
 
 No Python runs in a round. What Python has to do is put into queues (`for_python`), which the engine
 empties between two rounds.
@@ -20,6 +20,7 @@ from fastgate._core.platform.sys cimport boottime_ns, monotonic_ns, realtime_ns
 from fastgate._core.shared.clock cimport window_offset
 from fastgate._core.state cimport downstream, upstream
 from fastgate._core.upstream.call cimport up_timeout
+from fastgate._core.upstream.waiting cimport waiting_round
 
 cdef enum:
     ROUNDS = 64
@@ -49,6 +50,8 @@ cdef int one_round(core *c, int timeout) noexcept nogil:
         read_window_clock(c)
     n = poller_round(&c.loop, n)
     expire(c)
+    if c.n_waits != 0:
+        waiting_round(c)
     if c.loop.graveyard is not NULL:
         bury(c, 0)
     return n

@@ -109,6 +109,8 @@ cdef struct server_codec:
     buf *(*take)(exchange *e, int verbatim, int *refused) noexcept nogil
         # The next piece of the request's body, as a buffer that the caller owns; NULL: none yet.
         # *refused: 0, or the Reason why it is refused. Sets body_state, bytes_in and body_bytes.
+    uint32_t (*plain)(const exchange *e, call *k, char *p, uint32_t n) noexcept nogil
+        # Of a copy of verbatim pieces, in order, the body's bytes alone: how many are left at p. k: has nothing yet.
     int (*waits)(const exchange *e) noexcept nogil
         # Whether bytes wait to be taken.
     void (*read)(exchange *e, int on) noexcept nogil
@@ -229,6 +231,7 @@ cdef struct upstream:
     uint64_t keep_ns          # how long it may stay in the pool unused
     delivery out              # whether the upstream reads the request
     announced *client         # whom its PROXY header announced; NULL: it began with none
+    uint64_t place            # of the call that it serves
 
 cdef struct announced:        # see upstream/announced.pyx
     proxied who
@@ -260,6 +263,7 @@ cdef enum CallState:
     CALL_DONE = 4
     CALL_FAILED = 5
     CALL_TUNNEL = 6
+    CALL_WAIT = 7             # for room at a target (upstream/waiting.pyx)
 
 cdef enum CallFlag:
     CALL_IDEMPOTENT = 1
@@ -305,9 +309,9 @@ cdef struct call:
     uint16_t tls_fault        # TlsFault of the last handshake that failed
     uint8_t interims
     uint8_t sticky            # 1 + index of the target that the client's cookie names; 0: it names none
-    uint32_t py_method        # bytes of py_request: method, path, lines; the rest is the body
-    uint32_t py_path
-    uint32_t py_lines
+    uint32_t py_method, py_path, py_lines    # bytes of py_request; the rest is the body
+    void *waiter              # while CALL_WAIT
+    uint64_t place            # the key that it is counted under at its target; 0: it is not, or up.place is
     uint8_t py_host           # Host is among the lines
     uint8_t py_body           # a body is sent, even if it is empty
     chunk_state resp_chunks   # the codec's
@@ -395,15 +399,12 @@ cdef struct exchange:
     uint32_t path_len
     uint32_t ntaken
     uint32_t flags            # ExFlag
-    uint16_t status
-    uint16_t reason
-    uint16_t fault
+    uint16_t status, reason, fault
     uint8_t phase
     uint8_t body_state        # BodyState
     uint64_t started_ns
     int64_t started_unix_ns
-    uint64_t bytes_in
-    uint64_t bytes_out
+    uint64_t bytes_in, bytes_out
     uint64_t body_bytes       # of the request's body, without framing
     uint64_t body_left        # the codec's: FRAMING_LENGTH
     uint64_t body_seen        # bytes of the body when its rate was last judged
@@ -416,18 +417,17 @@ cdef struct exchange:
     uint64_t request_id[2]
     uint64_t trace_id[2]
     uint64_t span_id
-    uint8_t trace_flags
-    uint8_t has_consumer
-    uint8_t has_id_text
+    uint8_t trace_flags, has_consumer, has_id_text
     uint8_t id_from_client    # the client's X-Request-ID was valid and is kept
-    uint8_t upgrading         # asks for a websocket
-    uint8_t attempts
+    uint8_t upgrading, attempts   # asks for a websocket; targets chosen for it
     uint8_t out               # the codec's: how the answer's body is framed
     uint8_t hide_query        # parameters of the query hold a key: put_query omits them
     uint8_t stage             # Stage, while it is parked
     uint16_t late             # the Reason with which it goes on when its time is over
     uint32_t wake             # WakeBit: what to report to Python
     uint32_t log_flags        # LogFlag
+    uint32_t split_row        # 1 + metrics row of the service that was chosen; 0: it is the route's only one
+    uint32_t split_point, split_tag   # what its cookie says (split.pyx)
     uint64_t credential
     const limit_rec *tightest # the limit whose state is in `seen`
     decision seen
@@ -454,10 +454,11 @@ cdef struct exchange:
     verdict *told             # its issuer's answer about a token, held; NULL: none
     exchange *waits_after     # in the list of those that wait for an answer of control
     uint8_t waits, asked      # 1: it is in that list; how often it was
+    uint8_t split_sets        # 1: the answer sets a cookie that says which service was chosen
     uint64_t question         # that it waits for, or has asked: hash of it; 0: none
     table_ref needed_scopes   # of which the token lacks one; count 0: none
     int64_t fault_when        # Unix seconds, of a fault that is about time; 0: it is not
-    subrequest *sub           # of a service that decides about it; NULL: none
+    subrequest *sub           # of a service that decides about it; its copy, until it is whole (mirror.pyx); NULL: none
     buf *lent                 # header lines that it lent for the upstream; NULL: none
     uint8_t decided           # 1: that service has accepted it
     uint64_t decided_for      # identity of the consumer that it named; 0: none
@@ -486,7 +487,7 @@ cdef struct subrequest:
     buf *body                 # of the answer, as far as it has come
     buf *note                 # what `done` needs
     const auth_method *method # likewise
-    uint64_t question         # likewise: that its answer answers
+    uint64_t question         # likewise: that its answer answers; of a mirror: the route's metrics row
     uint64_t issuer           # likewise: that is asked
     uint32_t most             # bytes of an answer's body that is wanted
     uint8_t broken            # its request did not fit
@@ -540,15 +541,14 @@ cdef struct core:
     downstream *free_downs
     upstream *free_ups
     exchange *free_exchanges
-    uint32_t n_downs
-    uint32_t n_exchanges
-    uint32_t n_ups
-    uint32_t n_idle
+    uint32_t n_downs, n_exchanges, n_ups, n_idle
     uint32_t n_announced      # of the idle ones, those in `announced`
+    uint32_t n_waits          # calls that wait for room at a target
+    void *waiting             # the waiting room; NULL: no call has waited yet
     uint32_t n_upcalls        # exchanges with a handler that has not begun to answer
     uint32_t n_streams        # exchanges with a handler that answers as a stream
     uint32_t n_calls          # made by handlers, alive
-    uint32_t n_subs           # subrequests in progress
+    uint32_t n_subs, n_mirrors    # subrequests in progress; of these, to mirrors
     subrequest *subs          # all of them
     subrequest *free_subs
     subrequest *ended_subs    # over in this round: their memory may be in use until it ends

@@ -14,6 +14,12 @@ from fastgate.cli.options import client_of, control_options
 
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _STYLES = {"passed": "green", "failed": "red", "skipped": "bright_black"}
+_CHOSEN = {
+    "asked": "as for the recorded request",
+    "consumer": "chosen by consumer",
+    "address": "chosen by address",
+    "share": "which has the largest share of the route's split",
+}
 
 
 @click.command(short_help="Check whether a key would be served, and what helps if not.")
@@ -73,6 +79,8 @@ def print_diagnosis(data: dict[str, Any], said: str = "") -> None:
         )
     output.table(("check", "", "found", "numbers"), rows, "")
     output.say("")
+    if data.get("service"):
+        output.say(f"The service is {data['service']}, {_CHOSEN[data['service_by']]}.")
     good = data["served"] or data["resolved"]
     if data["summary"] != said:
         output.say(click.style(data["summary"], fg="green" if good else "yellow"))

@@ -24,8 +24,7 @@ import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -59,7 +58,7 @@ from fastgate.config.public_route import (
     wanted,
 )
 from fastgate.config.rendering import (
-    Address,
+    Found,
     canonical_path,
     notice,
     prefixes,
@@ -67,7 +66,8 @@ from fastgate.config.rendering import (
 from fastgate.config.rules import PERIODS, RuleTables
 from fastgate.config.settings_record import put_settings
 from fastgate.config.slots import SlotBook
-from fastgate.config.traffic_records import TrafficRecords
+from fastgate.config.splits import rows_of, split_fields
+from fastgate.config.traffic_records import Traffic, TrafficRecords
 from fastgate.config.upstream_records import UpstreamRecords
 from fastgate.errors import ConfigurationError
 from fastgate.model import check
@@ -131,7 +131,7 @@ def compile_gateway(
     *,
     generation: int,
     slots: SlotBook,
-    addresses: Mapping[str, Sequence[Address]],
+    addresses: Mapping[str, Sequence[Found]],
     public: PublicSide | None = None,
     key: bytes | None = None,
     descriptions: Mapping[str, str] = NO_DESCRIPTIONS,
@@ -188,7 +188,7 @@ class _Compilation:
         self,
         gateway: Gateway,
         slots: SlotBook,
-        addresses: Mapping[str, Sequence[Address]],
+        addresses: Mapping[str, Sequence[Found]],
         public: PublicSide | None,
         key: bytes | None,
         descriptions: Mapping[str, str],
@@ -217,7 +217,9 @@ class _Compilation:
         check.require(gateway)
         self.warnings += [str(warning) for warning in check.warnings(gateway)]
         self.resolver = Resolver(gateway)
-        self.traffic = TrafficRecords(self.image, self.rules, self.resolver)
+        self.traffic = TrafficRecords(
+            self.image, self.rules, self.resolver, self.services, self._host
+        )
         records = UpstreamRecords(self.image, self.slots, self.addresses, self.key, self.warnings)
         self.upstreams.update(records.put(gateway, self.builtin, self.public))
         self._plans()
@@ -286,54 +288,63 @@ class _Compilation:
 
     def _routes(self) -> None:
         routes = self.gateway.routes
-        numbers = self.slots.allot("routes", [route.name for route in routes] + self.builtin)
+        rows = [row for route in routes if route.split is not None for row in rows_of(route)]
+        self.rows = self.slots.allot(
+            "routes", [route.name for route in routes] + self.builtin + rows
+        )
         for index, route in enumerate(routes):
             try:
-                self._route(index, route, numbers[route.name])
+                self._route(index, route)
             except (ValueError, OverflowError) as error:
                 raise ConfigurationError(str(error), f"routes[{index}]") from error
 
-    def _route(self, index: int, route: Route, slot: int) -> None:
-        """One record for each of its paths. They share all else: metrics row, policy, name."""
+    def _policy(self, index: int, route: Route, auth: int) -> dict[str, Any]:
+        """What it has in common with other routes, except for what depends on its path."""
         shared = self._rules_of(index, route)
-        mask, tokens = method_mask(route.methods)
         strip, replace = prefixes(route, f"routes[{index}].rewrite.strip_prefix")
+        cors, host = shared.cors, self._host(route)
+        return {
+            "body_cap": shared.body_cap,
+            "service": NONE if route.service is None else self.services[route.service],
+            "handler": self._handler(index, route),
+            "auth": auth,
+            "cors": NONE if cors is None else self.rules.cors(cors, route.methods),
+            "flags": self._flags(route, host) | (0 if shared.validator == NONE else _VALIDATE),
+            "validator": shared.validator,
+            "strip": strip,
+            "timeout_ms": 0 if route.timeout is None else route.timeout.ms,
+            "idle_ms": 0 if route.idle_timeout is None else route.idle_timeout.ms,
+            "deadline_ms": 0 if route.deadline is None else route.deadline.ms,
+            "replace": replace,
+            "host": "" if host is None or host == CLIENT_HOST else host,
+            "limits": shared.limits,
+            "addresses": shared.addresses,
+            "request_rules": shared.request_rules,
+            "response_rules": shared.response_rules,
+            "notice": notice(route),
+            "price_micros": 0 if route.price is None else route.price.micros,
+            "price_currency": "" if route.price is None else route.price.currency,
+            "client_auth": self._client_auth(route),
+        }
+
+    def _with_traffic(self, policy: dict[str, Any], traffic: Traffic) -> dict[str, Any]:
+        return {**policy, "flags": policy["flags"] | traffic.flags, "traffic": traffic.record}
+
+    def _route(self, index: int, route: Route) -> None:
+        """One record for each of its paths. They share all else: metrics row, policy, name."""
+        mask, tokens = method_mask(route.methods)
         rewritten, location = route.rewritten, route.location
         fixed = NONE if route.respond is None else self.rules.static(route.respond)
-        cors, host = shared.cors, self._host(route)
-        traffic = self.traffic.of(route)
-        record = partial(
-            self.image.add_route,
-            route.name,
-            slot=slot,
-            methods=mask if route.methods else 0,
-            body_cap=shared.body_cap,
-            service=NONE if route.service is None else self.services[route.service],
-            handler=self._handler(index, route),
-            auth=self.auths.record(f"routes[{index}].auth", route.auth),
-            cors=NONE if cors is None else self.rules.cors(cors, route.methods),
-            flags=self._flags(route, host)
-            | traffic.flags
-            | (0 if shared.validator == NONE else _VALIDATE),
-            validator=shared.validator,
-            priority=route.priority,
-            strip=strip,
-            timeout_ms=0 if route.timeout is None else route.timeout.ms,
-            idle_ms=0 if route.idle_timeout is None else route.idle_timeout.ms,
-            deadline_ms=0 if route.deadline is None else route.deadline.ms,
-            replace=replace,
-            host="" if host is None or host == CLIENT_HOST else host,
-            tokens=self.rules.strings(tokens) if tokens else 0,
-            limits=shared.limits,
-            addresses=shared.addresses,
-            request_rules=shared.request_rules,
-            response_rules=shared.response_rules,
-            notice=notice(route),
-            price_micros=0 if route.price is None else route.price.micros,
-            price_currency="" if route.price is None else route.price.currency,
-            client_auth=self._client_auth(route),
-            traffic=traffic.record,
-        )
+        auth = self.auths.record(f"routes[{index}].auth", route.auth)
+        variants = []
+        if route.split is not None and route.service is not None:
+            variants = [
+                self._with_traffic(self._policy(index, variant, auth), self.traffic.of(variant))
+                for variant in route.variants
+            ]
+        policy = self._policy(index, route, auth)
+        if not variants:
+            policy = self._with_traffic(policy, self.traffic.of(route))
         hosts = list(dict.fromkeys(route.hosts))
         for number, path in enumerate(route.patterns):
             pattern = self._pattern(f"routes[{index}].{route.place_of(number)}", path)
@@ -344,12 +355,23 @@ class _Compilation:
             segments = route.segments(number)
             if segments or route.match is not None:
                 handle, count = self.rules.predicates(route.match or _NO_MATCH, segments)
-            added = record(
+            rewrite = self.rules.url(rewritten, names)
+            if variants:
+                policies = [self.image.add_policy(**each, rewrite=rewrite) for each in variants]
+                split = split_fields(route, policies, self.rows, self.image, self.rules)
+                policy = self._with_traffic(policy, self.traffic.of(route, split))
+            added = self.image.add_route(
+                route.name,
+                slot=self.rows[route.name],
+                methods=mask if route.methods else 0,
+                priority=route.priority,
+                tokens=self.rules.strings(tokens) if tokens else 0,
                 pattern=pattern,
                 predicates=handle,
                 params=self.rules.strings(names) if names else 0,
                 static_response=fixed,
-                rewrite=self.rules.url(rewritten, names),
+                rewrite=rewrite,
+                **policy,
             )
             self._places.append((index, number))
             self.router.add(

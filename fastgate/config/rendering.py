@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -176,6 +176,29 @@ Address = tuple[int, tuple[Any, ...]]
 """Family and socket address, as from `socket.getaddrinfo`."""
 
 
+class ServiceAddress(NamedTuple):
+    """An address of a host that an SRV record names."""
+
+    family: int
+    address: tuple[Any, ...]
+    """With the record's port."""
+    host: str
+    priority: int
+    weight: int
+
+
+Found = Address | ServiceAddress
+"""What a name stands for."""
+
+
+def preferred(found: Iterable[Address]) -> list[Address]:
+    """Sorted, each once. If there are IPv4 addresses, only those are used."""
+    known = [(family, address) for family, address in dict.fromkeys(found)]
+    if any(family == socket.AF_INET for family, _ in known):
+        known = [entry for entry in known if entry[0] == socket.AF_INET]
+    return sorted(known)
+
+
 def sockaddrs(url: TargetUrl, found: Iterable[Address]) -> list[tuple[str, bytes]]:
     """(text, packed address) of all addresses of a target; empty: not resolved.
 
@@ -186,10 +209,7 @@ def sockaddrs(url: TargetUrl, found: Iterable[Address]) -> list[tuple[str, bytes
     if url.is_ip:
         family = socket.AF_INET6 if ":" in url.host else socket.AF_INET
         return [(url.authority, pack_sockaddr(family, (url.host, url.port)))]
-    known = [(family, address) for family, address in dict.fromkeys(found)]
-    if any(family == socket.AF_INET for family, _ in known):
-        known = [entry for entry in known if entry[0] == socket.AF_INET]
     return [
         (f"{url.host} {address[0]}:{url.port}", pack_sockaddr(family, address))
-        for family, address in sorted(known)
+        for family, address in preferred(found)
     ]

@@ -3,6 +3,7 @@
 A name keeps its number across reloads and restarts of control (the book is written to the state
 directory), so that counters, health and consumers' plans stay with their owner.
 
+- Each service of a route with a split has a number among those of routes (`config/splits.py`).
 - A name that is removed from the configuration is *retired*: its number is reserved in case the
   name returns, and not reused, because shared memory still has its counts.
 - Targets are the exception: their rows have the identity of their owner, so the lowest free number

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from fastgate._core.snapshot.snapshot import StickySecure
 from fastgate.errors import ConfigurationError
 from fastgate.model.gateway import Sticky
+from fastgate.model.sticky import StickyCookie
 
 VALUE_BYTES = 12
 SECURE = {
@@ -43,12 +44,12 @@ def value_of(secret: bytes, place: str) -> str:
     return base64.urlsafe_b64encode(made[:VALUE_BYTES]).decode()
 
 
-def attributes_of(sticky: Sticky) -> str:
+def attributes_of(sticky: StickyCookie) -> str:
     """What follows the value, except for Secure."""
     return "".join(f"; {part}" for part in _attributes(sticky))
 
 
-def _attributes(sticky: Sticky) -> Iterator[str]:
+def _attributes(sticky: StickyCookie) -> Iterator[str]:
     yield f"Path={sticky.path}"
     if sticky.max_age is not None:
         yield f"Max-Age={int(sticky.max_age.seconds)}"

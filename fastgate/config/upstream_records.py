@@ -8,7 +8,7 @@ from fastgate._core.snapshot.image import ImageBuilder
 from fastgate._core.snapshot.snapshot import Balance, HashBy
 from fastgate.config import sticky
 from fastgate.config.public_route import PublicSide, target_key
-from fastgate.config.rendering import Address
+from fastgate.config.rendering import Found
 from fastgate.config.slots import MAX_TARGETS, SlotBook
 from fastgate.config.targets import TargetAddress, proxy_version, targets_of
 from fastgate.errors import ConfigurationError
@@ -37,7 +37,7 @@ class UpstreamRecords:
         self,
         image: ImageBuilder,
         slots: SlotBook,
-        addresses: Mapping[str, Sequence[Address]],
+        addresses: Mapping[str, Sequence[Found]],
         key: bytes | None,
         warnings: list[str],
     ) -> None:
@@ -98,6 +98,9 @@ class UpstreamRecords:
             keepalive_idle_ms=upstream.keepalive.idle.ms,
             keepalive_max=upstream.keepalive.max,
             max_connections=upstream.max_connections,
+            queue_max=upstream.queue.max if upstream.queue else 0,
+            queue_ms=upstream.queue.timeout.ms if upstream.queue else 0,
+            tiers=int(len({target.priority for target in targets}) > 1),
             eject_after=upstream.eject.after,
             eject_within_ms=upstream.eject.within.ms,
             eject_ms=upstream.eject.for_.ms,
@@ -122,8 +125,9 @@ class UpstreamRecords:
                 sockaddr=target.sockaddr,
                 authority=target.authority,
                 weight=target.weight,
+                priority=target.priority,
                 path=target.url.base,
-                host=target.url.host,
+                host=target.url.server_name,
                 sticky="" if cookie is None else sticky.value_of(secret, target.place),
             )
         return index

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fastgate.importers import apisix_plugins, rules
+from fastgate.importers import apisix_plugins, apisix_traffic, rules
 from fastgate.importers.apisix_plugins import LIMITS, Plugin, Plugins
 from fastgate.importers.apisix_source import WHAT, objects
 from fastgate.importers.draft import Draft
@@ -250,7 +250,6 @@ class _Apisix:
             fields.skip(*fields.data)
             return
         own = {**self._plugins(service), **self._plugins(bundle), **self._plugins(fields)}
-        plugins = self._together(shared, own)
         host = own["proxy-rewrite"].config.text("host") if "proxy-rewrite" in own else None
         if upstream is not None:
             upstream.name = upstream.name or fields.name
@@ -258,7 +257,8 @@ class _Apisix:
             if name is not None:
                 route["service"] = name
                 self._forwarding(fields, service, route)
-        self.plugins.apply(route, plugins)
+                self._elsewhere(own, route, wanted, host)
+        self.plugins.apply(route, self._together(shared, own))
         fields.skip("enable_websocket", "timeout")
         if "service" not in route and "redirect" not in route:
             fields.note("lost", "the route: it has no upstream that could be imported")
@@ -269,6 +269,23 @@ class _Apisix:
             "routes", {"name": self._named("routes", wanted), **route}, fields.path, fields.name
         )
         fields.rest()
+
+    def _elsewhere(
+        self, own: dict[str, Plugin], route: dict[str, Any], wanted: str, host: str | None
+    ) -> None:
+        """The plugins that send requests, or copies of them, to other services."""
+
+        def service_of(one: Fields) -> str | None:
+            upstream = self._upstream(one)
+            if upstream is None or "missing" in upstream.data:
+                return None
+            upstream.name = upstream.name or one.name
+            return self._service(upstream, f"{wanted}-split", host)
+
+        if (plugin := own.pop("traffic-split", None)) is not None:
+            apisix_traffic.split(plugin.config, route, _match_of_rule, service_of)
+        if (plugin := own.pop("proxy-mirror", None)) is not None:
+            apisix_traffic.mirror(plugin.config, route, self.draft, wanted)
 
     @staticmethod
     def _together(shared: list[Plugin], own: dict[str, Plugin]) -> list[Plugin]:
@@ -387,17 +404,21 @@ def _path(fields: Fields, uri: str) -> str | None:
     return path + "/{rest*}"
 
 
-def _match(fields: Fields) -> dict[str, Any] | None:
+def _match(fields: Fields, what: str = "the route") -> dict[str, Any] | None:
     """The `match` for `vars`. None: it cannot be expressed (reported)."""
     conditions = fields.raw("vars")
     match: dict[str, dict[str, Any]] = {}
     for one in conditions if isinstance(conditions, list) else [conditions] if conditions else []:
         where, name, value = _condition(one)
         if where is None or name in match.get(where, {}):
-            fields.note("lost", "the route: `vars` other than headers and parameters with '=='")
+            fields.note("lost", f"{what}: `vars` other than headers and parameters with '=='")
             return None
         match.setdefault(where, {})[name] = {"equals": value}
     return match
+
+
+def _match_of_rule(fields: Fields) -> dict[str, Any] | None:
+    return _match(fields, "the rule")
 
 
 def _condition(one: Any) -> tuple[str | None, str, str]:

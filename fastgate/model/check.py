@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Protocol
 
 from fastgate.errors import ConfigurationError
-from fastgate.model import check_auth, check_listeners, check_tls, check_upstreams
+from fastgate.model import check_auth, check_listeners, check_splits, check_tls, check_upstreams
 from fastgate.model.faults import did_you_mean
 from fastgate.model.gateway import Duration, Gateway, Policy, Route, Service
 from fastgate.model.overrides import overridable, override_faults
@@ -57,8 +57,14 @@ def check(gateway: Gateway) -> list[ConfigurationError]:
             *_overrides(gateway),
             *check_tls.relations(gateway),
             *check_auth.relations(gateway),
+            *check_splits.relations(gateway),
         ]
-    return faults
+    return _once(faults)
+
+
+def _once(faults: list[ConfigurationError]) -> list[ConfigurationError]:
+    """Without those that several variants of a route have in common."""
+    return list({(fault.path, str(fault)): fault for fault in faults}.values())
 
 
 def _store(gateway: Gateway) -> Iterator[ConfigurationError]:
@@ -143,7 +149,7 @@ def warnings(gateway: Gateway) -> list[ConfigurationError]:
     used = {service.upstream for service in gateway.services}
     if any(route.handler is not None for route in gateway.routes):
         used.update(upstream.name for upstream in gateway.upstreams)  # handlers call them by name
-    served = {route.service for route in gateway.routes}
+    served = {name for route in gateway.routes for name in route.services}
     named: set[str] = set()
     for names in (
         *(route.policies for route in gateway.routes),
@@ -308,12 +314,23 @@ def _references(gateway: Gateway) -> Iterator[ConfigurationError]:
         yield from each("policy", service.policies, f"services[{i}].policies")
     for i, route in enumerate(gateway.routes):
         yield from missing("service", route.service, f"routes[{i}].service")
+        for j, other in enumerate([] if route.split is None else route.split.to):
+            yield from missing("service", other.service, f"routes[{i}].split.to[{j}].service")
+        if route.mirror is not None:
+            yield from missing("service", route.mirror.service, f"routes[{i}].mirror.service")
         yield from each("policy", route.policies, f"routes[{i}].policies")
     for i, plan in enumerate(gateway.plans):
         yield from each("service", plan.services, f"plans[{i}].services")
         yield from each("policy", plan.policies, f"plans[{i}].policies")
     for i, consumer in enumerate(gateway.consumers):
         yield from missing("plan", consumer.plan, f"consumers[{i}].plan")
+
+
+def _variants(gateway: Gateway) -> Iterator[tuple[int, Route]]:
+    """Each route with each of its services."""
+    for i, route in enumerate(gateway.routes):
+        for variant in route.variants:
+            yield i, variant
 
 
 def _owners(gateway: Gateway) -> Iterator[tuple[str, Rules]]:
@@ -373,7 +390,7 @@ def _times(gateway: Gateway) -> Iterator[ConfigurationError]:
 def _identity(gateway: Gateway) -> Iterator[ConfigurationError]:
     """Errors for routes that do not identify callers but count by caller or need a plan."""
     resolver = Resolver(gateway)
-    for i, route in enumerate(gateway.routes):
+    for i, route in _variants(gateway):
         if route.auth.identifies or route.retired:
             continue
         plans = resolver.plans_of(route.service) if route.service is not None else []
@@ -426,7 +443,7 @@ def _collected(gateway: Gateway) -> Iterator[ConfigurationError]:
     owners: list[Route | Service | Policy]
     owners = [*gateway.routes, *gateway.services, *gateway.policies]
     validating = any(owner.validate is not None for owner in owners)
-    for i, route in enumerate(gateway.routes):
+    for i, route in _variants(gateway):
         handled = route.handler is not None or route.x402 is not None
         if route.retired or not (handled or validating):
             continue
@@ -472,7 +489,7 @@ def _unseen(gateway: Gateway) -> Iterator[ConfigurationError]:
     """Errors for settings of a route that could never have an effect."""
     yield from _unseen_headers(gateway)
     resolver = Resolver(gateway)
-    for i, route in enumerate(gateway.routes):
+    for i, route in _variants(gateway):
         if route.match is not None and gateway.headers.underscores != "allow":
             for name in route.match.headers:
                 if "_" in name:

@@ -41,6 +41,7 @@ from fastgate.model.billing import (
 )
 from fastgate.model.claims import ClaimPath
 from fastgate.model.connections import ConnectionLimit, HandshakeLimit
+from fastgate.model.dns import Dns, NameServer
 from fastgate.model.issuer import Introspection, Issuer, TokenPlan
 from fastgate.model.match import Match, Predicate
 from fastgate.model.operation import (
@@ -92,8 +93,16 @@ from fastgate.model.tls import (
     ListenerTls,
     UpstreamTls,
 )
-from fastgate.model.traffic import FaultInjection, GatewayMaintenance, Maintenance
-from fastgate.model.units import Duration, Money, Percent, Rate, Size
+from fastgate.model.traffic import (
+    FaultInjection,
+    GatewayMaintenance,
+    Maintenance,
+    Mirror,
+    Split,
+    SplitCookie,
+    SplitService,
+)
+from fastgate.model.units import Duration, Money, Percent, Rate, Share, Size
 from fastgate.model.upstream import (
     Eject,
     Health,
@@ -137,6 +146,7 @@ class Gateway(Model, frozen=True, kw_only=True):
         Meta(description="Who issues the tokens that routes accept (`auth: {jwt: NAME}`)."),
     ] = []
     upstreams: Annotated[list[Upstream], Meta(description="Pools of targets.")] = []
+    dns: Annotated[Dns, Meta(description="How the names of targets are resolved.")] = Dns()
     services: Annotated[list[Service], Meta(description="APIs as products.")] = []
     routes: Annotated[
         list[Route], Meta(description="Which requests match, and where they go.")
@@ -242,6 +252,7 @@ __all__ = [
     "ControlToken",
     "Cors",
     "DescriptionPlace",
+    "Dns",
     "Dunning",
     "Duration",
     "Eject",
@@ -272,9 +283,11 @@ __all__ = [
     "Match",
     "Memory",
     "Metrics",
+    "Mirror",
     "Moment",
     "Money",
     "MtlsAuth",
+    "NameServer",
     "Notices",
     "Observability",
     "Percent",
@@ -295,11 +308,15 @@ __all__ = [
     "Secret",
     "Seller",
     "Service",
+    "Share",
     "SignatureAuth",
     "Size",
     "Smtp",
     "Spending",
     "SpendingLimit",
+    "Split",
+    "SplitCookie",
+    "SplitService",
     "Sticky",
     "Store",
     "Stripe",

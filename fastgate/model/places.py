@@ -50,6 +50,11 @@ def host_name(text: str) -> bool:
     return _HOST.fullmatch(text) is not None and not _DIGITS_ONLY.fullmatch(text)
 
 
+def _domain(name: str) -> str:
+    """`_http._tcp.orders.internal` → `orders.internal`."""
+    return re.sub(r"^(_[^.]*\.)+", "", name)
+
+
 def host_value(text: str) -> bool:
     """Whether `text` can be a Host: a name or an address, and perhaps a port."""
     bracketed = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?", text, re.A)
@@ -216,26 +221,41 @@ class Bind(Value):
 
 
 class TargetUrl(Value):
-    """Where an upstream listens: "http://10.0.0.11:9000", "https://app.internal/v1", "unix:/p"."""
+    """Where an upstream listens: "http://10.0.0.11:9000", "https://app.internal/v1", "unix:/p",
+    "http+srv://_http._tcp.app.internal"."""
 
-    __slots__ = ("base", "host", "path", "port", "tls")
+    __slots__ = ("base", "host", "path", "port", "srv", "tls")
 
     WHAT = "a target"
-    EXAMPLES = ("http://10.0.0.11:9000", "https://orders.internal", "unix:/run/orders.sock")
+    EXAMPLES = (
+        "http://10.0.0.11:9000",
+        "https://orders.internal",
+        "unix:/run/orders.sock",
+        "http+srv://_http._tcp.orders.internal",
+    )
 
     def __init__(
-        self, host: str, port: int, base: str = "", path: str = "", tls: bool = False
+        self,
+        host: str,
+        port: int,
+        base: str = "",
+        path: str = "",
+        tls: bool = False,
+        srv: bool = False,
     ) -> None:
         self.host = host
-        """A host name in lower case or an IP address without brackets; empty: Unix socket."""
+        """A host name in lower case or an IP address without brackets; empty: Unix socket. With
+        `srv`: the name that has the records."""
         self.port = port
-        """1 to 65535; the default is 80, with TLS 443."""
+        """1 to 65535; the default is 80, with TLS 443. 0: of each SRV record."""
         self.base = base
         """The prefix of every forwarded path, "/api"; empty: none."""
         self.path = path
         """The path of the Unix socket; otherwise empty."""
         self.tls = tls
         """Whether it is `https`."""
+        self.srv = srv
+        """Whether its hosts and ports come from SRV records."""
 
     @classmethod
     def parse(cls, raw: object) -> Self:
@@ -243,7 +263,10 @@ class TargetUrl(Value):
         if text.startswith("unix:"):
             return cls("", 0, path=_unix_path(text[5:], raw))
         scheme, colon, rest = text.partition("://")
-        if not colon or scheme.lower() not in _PORTS:
+        if colon and scheme.lower() == "srv":
+            raise ValueError(f"{raw!r}: write 'http+srv://' or 'https+srv://'")
+        scheme, plus, kind = scheme.lower().partition("+")
+        if not colon or scheme not in _PORTS or (plus and kind != "srv"):
             raise cls._bad(raw)
         authority, slash, rest = rest.partition("/")
         # [^!-~] and not the range up to U+10FFFF, which takes 4 ms to compile.
@@ -259,8 +282,17 @@ class TargetUrl(Value):
         base = f"/{rest}".rstrip("/") if slash else ""
         if any(part in ("", ".", "..") for part in base.split("/")[1:]):
             raise ValueError(f"{raw!r}: a base path cannot have empty or dot segments")
-        host, port = cls._authority(authority.lower(), raw, _PORTS[scheme.lower()])
-        return cls(host, port, base, tls=scheme.lower() == "https")
+        tls = scheme == "https"
+        if plus:
+            host = authority.lower()
+            if not host_name(host) or _domain(host).startswith("_"):
+                raise ValueError(
+                    f"{raw!r}: {host!r} is not the name of SRV records, such as "
+                    "'_http._tcp.orders.internal'; their ports are in the records"
+                )
+            return cls(host, 0, base, tls=tls, srv=True)
+        host, port = cls._authority(authority.lower(), raw, _PORTS[scheme])
+        return cls(host, port, base, tls=tls)
 
     @staticmethod
     def _authority(authority: str, raw: object, usual: int) -> tuple[str, int]:
@@ -276,8 +308,8 @@ class TargetUrl(Value):
             raise ValueError(f"{raw!r}: {host!r} is neither a host name nor an IP address")
         return (host if address is None else str(address)), _port(port, raw, 1) if colon else usual
 
-    def _key(self) -> tuple[str, int, str, str, bool]:
-        return (self.host, self.port, self.base, self.path, self.tls)
+    def _key(self) -> tuple[str, int, str, str, bool, bool]:
+        return (self.host, self.port, self.base, self.path, self.tls, self.srv)
 
     @property
     def is_unix(self) -> bool:
@@ -294,8 +326,16 @@ class TargetUrl(Value):
         """The Host to send: without the scheme's own port; "localhost" for a Unix socket."""
         if self.is_unix:
             return "localhost"
+        if self.srv:
+            return self.server_name
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def server_name(self) -> str:
+        """The host that certificates must be valid for. With SRV records: the domain that has the
+        service, since whoever can change the records must not choose the name."""
+        return _domain(self.host) if self.srv else self.host
 
     @property
     def scheme(self) -> str:
@@ -306,7 +346,9 @@ class TargetUrl(Value):
         """The same with another port; None: its own."""
         if port is None or self.is_unix:
             return self.authority
-        return type(self)(self.host, port, tls=self.tls).authority
+        return type(self)(self.server_name, port, tls=self.tls).authority
 
     def __str__(self) -> str:
+        if self.srv:
+            return f"{self.scheme}+srv://{self.host}{self.base}"
         return f"unix:{self.path}" if self.path else f"{self.scheme}://{self.authority}{self.base}"

@@ -291,8 +291,8 @@ UNTOUCHABLE = frozenset(
 
 OURS = frozenset(
     {
-        "traceparent", "x-consumer-id", "x-consumer-name", "x-consumer-plan", "x-forwarded-for",
-        "x-forwarded-host", "x-forwarded-proto", "x-request-id",
+        "traceparent", "x-consumer-id", "x-consumer-name", "x-consumer-plan", "x-fastgate-mirror",
+        "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id",
     }
 )  # fmt: skip
 """Fields that the gateway writes into each request."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from fastgate.model.auth import Auth
 from fastgate.model.base import LINK, FieldValue, Model, Name, Token, only_one, worded
@@ -32,7 +33,7 @@ from fastgate.model.policy import (
     Rules,
 )
 from fastgate.model.tls import ClientCertificate
-from fastgate.model.traffic import FaultInjection, Maintenance
+from fastgate.model.traffic import FaultInjection, Maintenance, Mirror, Split
 from fastgate.model.units import Duration, Money, Size
 from fastgate.model.url_template import Piece, redirect_pieces, rewrite_pieces
 from fastgate.model.validation import Validate
@@ -208,6 +209,17 @@ class Route(Rules, frozen=True, kw_only=True):
         ),
     ] = 0
     service: Annotated[str | None, Meta(description="The service it forwards to, by name.")] = None
+    split: Annotated[
+        Split | None,
+        Meta(
+            description="Other services that get part of its requests, for canary releases and "
+            "A/B tests. Default: none."
+        ),
+    ] = None
+    mirror: Annotated[
+        Mirror | None,
+        Meta(description="Another service that gets copies of its requests. Default: none."),
+    ] = None
     handler: Annotated[
         Annotated[
             str,
@@ -388,6 +400,7 @@ class Route(Rules, frozen=True, kw_only=True):
 
         self._check_deadline()
         self._check_unused()
+        self._check_services()
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -441,6 +454,9 @@ class Route(Rules, frozen=True, kw_only=True):
         """Raise for settings of the route that would have no effect."""
         if self.retired or self.service is not None:
             return
+        for name in ("split", "mirror"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: only a route with a service forwards requests")
         for name in ("preserve_host", "websocket"):
             if getattr(self, name):
                 raise ValueError(f"{name}: only a route with a service forwards requests")
@@ -465,6 +481,41 @@ class Route(Rules, frozen=True, kw_only=True):
             raise ValueError(
                 f"timeout: {self.timeout} would never pass before the deadline of {self.deadline}"
             )
+
+    def _check_services(self) -> None:
+        for name in ("split", "mirror"):
+            if self.x402 is not None and getattr(self, name) is not None:
+                raise ValueError(f"{name}: not on a route that is paid for with x402")
+        for number, each in enumerate([] if self.split is None else self.split.to):
+            if each.service == self.service:
+                raise ValueError(
+                    f"split.to[{number}].service: {each.service!r} is the route's own service, "
+                    "which gets what the others leave"
+                )
+        by_consumer = self.split is not None and self.split.sticky == "consumer"
+        if by_consumer and not self.auth.identifies and not self.retired:
+            raise ValueError(
+                "split.sticky: this route does not identify the caller; add `auth: api_key`, or "
+                "choose by address or cookie"
+            )
+
+    @property
+    def services(self) -> list[str]:
+        """All services that get requests of it, by name."""
+        found = [] if self.service is None else [self.service]
+        if self.split is not None:
+            found += [each.service for each in self.split.to]
+        if self.mirror is not None:
+            found.append(self.mirror.service)
+        return found
+
+    @property
+    def variants(self) -> tuple[Route, ...]:
+        """What it is with each of its services: itself, and one for each entry of its split."""
+        if self.split is None:
+            return (self,)
+        own = replace(self, split=None)
+        return (own, *(replace(own, service=each.service) for each in self.split.to))
 
     def _check_x402(self) -> None:
         if self.service is None and not self.retired:

@@ -152,6 +152,16 @@ SHORT: dict[type[Model], tuple[Short, ...]] = {
     g.Health: (_text("path", "the `path`"),),
     g.KeepAlive: (_number("max", "the `max`"),),
     g.Sticky: (_text("cookie", "the `cookie`"),),
+    g.Split: (
+        Short(
+            (list,),
+            lambda value: {"to": value},
+            {"type": "array", "items": {"$ref": "#/$defs/SplitService"}},
+            "the services, `to`",
+        ),
+    ),
+    g.SplitCookie: (_text("cookie", "the `cookie`"),),
+    g.Mirror: (_text("service", "the `service`"),),
     g.Retries: (_number("attempts", "the `attempts`"),),
     g.Respond: (
         _number("status", "the `status`, no body"),

@@ -1,4 +1,4 @@
-"""Sticky cookies: clients that stay with the target that answered them first."""
+"""Sticky cookies: clients that stay where they were first."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MAX_AGE_MOST_S = 400 * 86_400
 """Browsers keep no cookie for longer (RFC 6265bis)."""
 
 
-class Sticky(Model, frozen=True, kw_only=True):
-    """A cookie that names the target which answered: the client's next requests go there."""
+class StickyCookie(Model, frozen=True, kw_only=True):
+    """A cookie that leads the requests of a client to the same place."""
 
     cookie: Annotated[Token, Meta(description="The name of the cookie.")]
     path: Annotated[
@@ -48,14 +48,6 @@ class Sticky(Model, frozen=True, kw_only=True):
             "https, also behind a trusted proxy."
         ),
     ] = "auto"
-    secret: Annotated[
-        Secret | None,
-        Meta(
-            description="What the values of the cookie are made with. Gateways that serve the same "
-            "clients need the same secret, or each replaces the others' cookies. Default: a key of "
-            "this gateway, which is kept in its state directory."
-        ),
-    ] = None
 
     def __post_init__(self) -> None:
         if self.max_age is not None:
@@ -73,3 +65,16 @@ class Sticky(Model, frozen=True, kw_only=True):
                 )
         if self.cookie.startswith("__Host-") and self.path != "/":
             raise ValueError("cookie: browsers accept '__Host-' only with the path '/'")
+
+
+class Sticky(StickyCookie, frozen=True, kw_only=True):
+    """A cookie that names the target which answered: the client's next requests go there."""
+
+    secret: Annotated[
+        Secret | None,
+        Meta(
+            description="What the values of the cookie are made with. Gateways that serve the same "
+            "clients need the same secret, or each replaces the others' cookies. Default: a key of "
+            "this gateway, which is kept in its state directory."
+        ),
+    ] = None

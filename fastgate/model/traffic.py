@@ -1,16 +1,18 @@
 # ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
-"""What a route does with its traffic besides forwarding it: faults on purpose, maintenance."""
+"""What a route does with its traffic besides forwarding it: faults on purpose, maintenance, other
+services that get part of it or copies of it."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from fastgate.model.base import Model, worded
+from fastgate.model.base import Model, Token, worded
 from fastgate.model.match import Match
 from fastgate.model.places import Cidr
-from fastgate.model.units import Duration, Percent
+from fastgate.model.sticky import StickyCookie
+from fastgate.model.units import Duration, Percent, Share
 
 LONGEST_DELAY = Duration.parse("1h")
 """Of an injected fault."""
@@ -118,3 +120,95 @@ class GatewayMaintenance(Maintenance, frozen=True, kw_only=True):
     except_: Annotated[
         list[str], Meta(description="Routes that stay open, by name: a status page, for example.")
     ] = field(name="except", default_factory=list)
+
+
+MAX_SPLIT = 16
+"""Services of a split, besides the route's own."""
+ALL = Share.parse("100%")
+
+
+class SplitService(Model, frozen=True, kw_only=True):
+    """A service that gets part of a route's requests."""
+
+    service: Annotated[str, Meta(description="The service, by name.")]
+    weight: Annotated[
+        Share | None,
+        Meta(
+            description="Its share of the requests, to a ten-thousandth of a percent. `0%`: no new "
+            "callers; those whose cookie leads there stay until the entry is removed. Default: "
+            "only requests that match `when`."
+        ),
+    ] = None
+    when: Annotated[
+        Match | None,
+        Meta(
+            description="Requests with these headers, query parameters and cookies always go "
+            "there, whatever the weights are. The first entry that matches gets them."
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.weight is None and self.when is None:
+            raise ValueError("give weight, when or both")
+        check_when(self.when)
+
+    @property
+    def parts(self) -> int:
+        """Its share in millionths."""
+        return 0 if self.weight is None else self.weight.parts
+
+
+class SplitCookie(StickyCookie, frozen=True, kw_only=True):
+    """The cookie of a split that is sticky by cookie."""
+
+    cookie: Annotated[Token, Meta(description="Its name.")] = "fastgate_split"
+
+
+class Split(Model, frozen=True, kw_only=True):
+    """Other services that get part of a route's requests; the route's own service gets the rest."""
+
+    to: Annotated[
+        list[SplitService],
+        Meta(min_length=1, max_length=MAX_SPLIT, description="The services, and what each gets."),
+    ]
+    sticky: Annotated[
+        Literal["consumer", "address", "cookie"] | None,
+        Meta(
+            description="What keeps a caller at the same service: a hash of the consumer (of the "
+            "address, for anonymous callers), of the client's address (IPv6: its /64), or a "
+            "cookie that the gateway sets. Default: each request is decided by itself, and the "
+            "shares are exact."
+        ),
+    ] = None
+    cookie: Annotated[
+        SplitCookie | None, Meta(description="The cookie, with `sticky: cookie`.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.cookie is not None and self.sticky != "cookie":
+            raise ValueError("cookie: only a split with `sticky: cookie` sets one")
+        total = Share(sum(each.parts for each in self.to))
+        if total.parts > ALL.parts:
+            raise ValueError(f"the weights add up to {total}, which is more than 100%")
+        weighted: set[str] = set()
+        for number, each in enumerate(self.to):
+            if each.weight is None:
+                continue
+            if each.service in weighted:
+                raise ValueError(f"to[{number}].weight: {each.service!r} has a weight already")
+            weighted.add(each.service)
+
+    @property
+    def rest(self) -> Share:
+        """The share of the route's own service."""
+        return Share(ALL.parts - sum(each.parts for each in self.to))
+
+
+class Mirror(Model, frozen=True, kw_only=True):
+    """Another service that gets copies of a route's requests. Its answers are ignored."""
+
+    service: Annotated[str, Meta(description="The service, by name.")]
+    share: Annotated[
+        Share,
+        Meta(description="The share of requests that are copied, drawn at random."),
+    ] = ALL

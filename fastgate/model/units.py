@@ -229,6 +229,40 @@ class Percent(Value):
         return f"{whole}.{tenth}%" if tenth else f"{whole}%"
 
 
+class Share(Value):
+    """A share of requests: "5%", "0.25%"; 0 to 100, to a ten-thousandth."""
+
+    __slots__ = ("parts",)
+
+    WHAT = "a share from 0% to 100%"
+    EXAMPLES = ("5%", "0.25%")
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        """Millionths, 0 to 1,000,000."""
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        if isinstance(raw, int | float) and not isinstance(raw, bool):
+            raise ValueError(f"a share needs its sign: '{raw}%'")
+        match = re.fullmatch(r"(\d{1,3}(?:\.\d{1,9})?)\s*%", cls._text(raw), re.A)
+        if match is None:
+            raise cls._bad(raw)
+        parts = _exact(match[1], 10_000)
+        if parts is None:
+            raise ValueError(f"{raw!r} is finer than a ten-thousandth of a percent")
+        if parts > 1_000_000:
+            raise ValueError(f"{raw!r} is more than 100%")
+        return cls(parts)
+
+    def _key(self) -> tuple[int]:
+        return (self.parts,)
+
+    def __str__(self) -> str:
+        whole, rest = divmod(self.parts, 10_000)
+        return f"{whole}.{rest:04d}".rstrip("0") + "%" if rest else f"{whole}%"
+
+
 MICROS = 1_000_000
 """Micro-units in one unit of a currency."""
 MONEY_MOST = 1 << 60

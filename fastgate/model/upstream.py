@@ -24,6 +24,7 @@ from fastgate.model.validation import Validate
 
 TARGET_HOST, CLIENT_HOST = "target", "client"
 SLOW_START_MOST_S = 86_400
+QUEUE_MOST_S = 3600
 _FRAMING = frozenset({"connection", "content-length", "transfer-encoding", "upgrade", "te"})
 
 
@@ -64,7 +65,8 @@ class Target(Model, frozen=True, kw_only=True):
         Meta(
             description="`http://host:port` or `https://host:port`, optionally with a base path, "
             "or `unix:/path`. The default port is 80, or 443. Names are resolved in the background "
-            "and again when they expire; while DNS fails, the last known addresses are used."
+            "and again when they expire; while DNS fails, the last known addresses are used. "
+            "`http+srv://_http._tcp.orders.internal` has the hosts and ports of its SRV records."
         ),
     ]
     weight: Annotated[
@@ -73,7 +75,8 @@ class Target(Model, frozen=True, kw_only=True):
             ge=1,
             le=1000,
             description="Its share of requests, relative to the weights of the others, if the "
-            "policy sees no other difference between them; with `hash`, its share of the keys.",
+            "policy sees no other difference between them; with `hash`, its share of the keys. The "
+            "addresses of a name share it.",
         ),
     ] = 1
 
@@ -242,6 +245,33 @@ class KeepAlive(Model, frozen=True, kw_only=True):
     ] = Duration.parse("55s")
 
 
+class Queue(Model, frozen=True, kw_only=True):
+    """Requests that wait until a target has room under `max_connections`."""
+
+    max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="How many may wait, all workers together; beyond it, requests are refused "
+            "(503 `overloaded`).",
+        ),
+    ]
+    timeout: Annotated[
+        Duration,
+        Meta(
+            description="How long each may wait; then it is refused (503 `overloaded`). At most 1 "
+            "hour."
+        ),
+    ] = Duration.parse("1s")
+
+    def __post_init__(self) -> None:
+        if not self.timeout.ms:
+            raise ValueError("timeout: at least 1ms")
+        if self.timeout.seconds > QUEUE_MOST_S:
+            raise ValueError(f"timeout: {self.timeout} is more than an hour")
+
+
 class Upstream(Model, frozen=True, kw_only=True):
     """A pool of targets with a way to choose among them."""
 
@@ -301,10 +331,17 @@ class Upstream(Model, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=1_000_000,
-            description="Requests in progress at each target from each worker; beyond it a "
-            "request goes to another target or is refused. 0: no limit.",
+            description="Requests in progress at each target, from all workers together; beyond "
+            "it a request goes to another target, waits (`queue`) or is refused. 0: no limit.",
         ),
     ] = 0
+    queue: Annotated[
+        Queue | None,
+        Meta(
+            description="Requests wait, in order, if no target has room under `max_connections`. "
+            "Default: they are refused at once."
+        ),
+    ] = None
 
     sticky: Annotated[
         Sticky | None,
@@ -341,6 +378,10 @@ class Upstream(Model, frozen=True, kw_only=True):
             check_host_value(self.host, "'target', 'client' or")
         if self.slow_start.seconds > SLOW_START_MOST_S:
             raise ValueError(f"slow_start: {self.slow_start} is more than a day")
+        if self.queue is not None and not self.max_connections:
+            raise ValueError(
+                "queue: without `max_connections` no target is ever full, so no request would wait"
+            )
         if self.health is not None and self.health.port is not None:
             for target in self.targets:
                 if target.url.is_unix:

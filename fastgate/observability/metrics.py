@@ -94,6 +94,22 @@ FAMILIES: tuple[Family, ...] = (
         "counter",
         "Requests validated against an API's description, by route and result.",
     ),
+    Family(
+        "fastgate_split_total",
+        "counter",
+        "Requests of routes with a split, by the service that was chosen; else as "
+        "fastgate_requests_total.",
+    ),
+    Family(
+        "fastgate_split_seconds",
+        "histogram",
+        "The same as fastgate_request_seconds, by the service that was chosen.",
+    ),
+    Family(
+        "fastgate_mirrored_total",
+        "counter",
+        "Requests that were to be copied to another service, by route and result.",
+    ),
     Family("fastgate_connections", "gauge", "Client connections open now."),
     Family("fastgate_connections_accepted_total", "counter", "Client connections accepted."),
     Family("fastgate_connections_closed_total", "counter", "Client connections closed."),
@@ -138,6 +154,17 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("fastgate_upstream_reused_total", "counter", "Requests sent over a pooled connection."),
     Family("fastgate_retries_total", "counter", "Requests sent to an upstream once more."),
+    Family(
+        "fastgate_upstream_queued_total",
+        "counter",
+        "Requests that waited for a target with room.",
+    ),
+    Family(
+        "fastgate_upstream_queue_refused_total",
+        "counter",
+        "Requests refused because the queue of their upstream was full, or because they waited too "
+        "long.",
+    ),
     Family("fastgate_ejections_total", "counter", "Targets ejected after failures in a row."),
     Family(
         "fastgate_limit_decisions_total",
@@ -210,6 +237,7 @@ BY_WORKER = {
     "fastgate_upstream_connect_failures_total": "upstream_connect_failures",
     "fastgate_upstream_reused_total": "upstream_reused",
     "fastgate_retries_total": "retries",
+    "fastgate_upstream_queued_total": "queued",
     "fastgate_ejections_total": "ejections",
     "fastgate_upcalls_total": "upcalls",
     "fastgate_upcalls_rejected_total": "upcalls_rejected",
@@ -239,6 +267,9 @@ HANDSHAKES = tuple(
     for resumed, how in (("no", "full"), ("yes", "resumed"))
 )
 """Labels and counter."""
+
+QUEUES = (("full", "queue_refused"), ("timeout", "queue_timeouts"))
+"""Reason, and counter."""
 
 REFUSED_CONNECTIONS = (
     ("connections", "connections_refused"),
@@ -284,6 +315,7 @@ class _Sums:
         self.delays = 0
         self.aborts = 0
         self.validated = 0
+        self.mirrored = [0] * len(MIRROR_RESULTS)
         self.add(row)
 
     def add(self, row: RouteCounts) -> None:
@@ -297,6 +329,7 @@ class _Sums:
         self.delays += row.delays
         self.aborts += row.aborts
         self.validated += row.validated
+        self.mirrored = [a + b for a, b in zip(self.mirrored, row.mirrored, strict=True)]
 
 
 class _Durations:
@@ -351,6 +384,8 @@ def process_memory(pid: int) -> int | None:
         return None
 
 
+MIRROR_RESULTS = ("sent", "failed", "dropped", "too_long")
+"""In the order of MirrorResult."""
 _INVALID = REASON_BY_CODE["request_invalid"].number
 
 
@@ -374,9 +409,11 @@ class Metrics:
         *,
         processes: Mapping[str, int] | None = None,
         more: Iterable[Sample] = (),
+        splits: Mapping[int, tuple[str, str]] | None = None,
     ) -> bytes:
         """The exposition, UTF-8. `routes`: slot → name. `processes`: name → pid, besides workers.
-        `more`: samples of families that are declared elsewhere, grouped by family.
+        `more`: samples of families that are declared elsewhere, grouped by family. `splits`: slot →
+        route and service of a split; such a slot is not a route's.
 
         Takes about 20 µs, plus 50 µs for each route with traffic.
         """
@@ -384,7 +421,8 @@ class Metrics:
         lines = _Lines()
         version = f'version="{__version__}",python="{platform.python_version()}"'
         lines.add("fastgate_build_info", version, 1)
-        self._requests(lines, read, routes)
+        self._requests(lines, read, routes, splits or {})
+        self._splits(lines, read, splits or {})
         self._workers(lines, read)
         self._logs(lines)
         lines.add("fastgate_generation", "", read.generation)
@@ -398,10 +436,17 @@ class Metrics:
             lines.extra(family, labels, value)
         return lines.text()
 
-    def _by_name(self, read: CountersSnapshot, routes: Mapping[int, str]) -> dict[str, _Sums]:
+    def _by_name(
+        self,
+        read: CountersSnapshot,
+        routes: Mapping[int, str],
+        splits: Mapping[int, tuple[str, str]],
+    ) -> dict[str, _Sums]:
         shown = set(sorted(routes)[: self.max_routes])
         found: dict[str, _Sums] = {}
         for row in read.routes:
+            if row.slot in splits:
+                continue  # counted as its route's, too
             name = routes[row.slot] if row.slot is not None and row.slot in shown else OTHER
             if name in found:
                 found[name].add(row)
@@ -409,8 +454,30 @@ class Metrics:
                 found[name] = _Sums(row)
         return found
 
-    def _requests(self, lines: _Lines, read: CountersSnapshot, routes: Mapping[int, str]) -> None:
-        for name, sums in self._by_name(read, routes).items():
+    def _splits(
+        self, lines: _Lines, read: CountersSnapshot, splits: Mapping[int, tuple[str, str]]
+    ) -> None:
+        for row in read.routes:
+            if row.slot is None or row.slot not in splits:
+                continue
+            route, service = splits[row.slot]
+            labels = f'route="{escape(route)}",service="{escape(service)}"'
+            for status, reason, count in row.outcomes:
+                status, code = outcome_labels(status, reason)
+                outcome = f'{labels},status="{status}",reason="{code}"'
+                lines.add("fastgate_split_total", outcome, count)
+            total = _Durations()
+            total.add(row.total)
+            lines.histogram("fastgate_split_seconds", labels, total, REQUEST_BOUNDS)
+
+    def _requests(
+        self,
+        lines: _Lines,
+        read: CountersSnapshot,
+        routes: Mapping[int, str],
+        splits: Mapping[int, tuple[str, str]],
+    ) -> None:
+        for name, sums in self._by_name(read, routes, splits).items():
             route = f'route="{escape(name)}"'
             for (status, reason), count in sums.outcomes.items():
                 status, code = outcome_labels(status, reason)
@@ -429,6 +496,10 @@ class Metrics:
                 for result, count in (("passed", sums.validated), ("refused", refused)):
                     labels = f'{route},result="{result}"'
                     lines.add("fastgate_validations_total", labels, count)
+            if any(sums.mirrored):
+                for result, count in zip(MIRROR_RESULTS, sums.mirrored, strict=True):
+                    labels = f'{route},result="{result}"'
+                    lines.add("fastgate_mirrored_total", labels, count)
 
     def _workers(self, lines: _Lines, read: CountersSnapshot) -> None:
         now = time.monotonic_ns()
@@ -439,6 +510,9 @@ class Metrics:
             for kind, decision, field in DECISIONS:
                 labels = f'{label},kind="{kind}",decision="{decision}"'
                 lines.add("fastgate_limit_decisions_total", labels, worker[field])
+            for reason, field in QUEUES:
+                labels = f'{label},reason="{reason}"'
+                lines.add("fastgate_upstream_queue_refused_total", labels, worker[field])
             for reason, field in REFUSED_CONNECTIONS:
                 labels = f'{label},reason="{reason}"'
                 lines.add("fastgate_connections_refused_total", labels, worker[field])

@@ -1,6 +1,7 @@
 """State that survives the processes: small files in the state directory.
 
     slots.json     the numbers of routes, services, upstreams, targets, plans
+    names.json     the last addresses of targets' names
     served.json    the configuration last served, its generation, the digest of its file
     running.json   process and addresses of the running gateway, for tools
     quotas.bin     quota counts, at most one second old

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from compilerkit import NONE, compiled, one_route
+from typing import Any
+
+from compilerkit import BASE, NONE, compiled, one_route
 
 from fastgate._core.snapshot.router import Router
 from fastgate._core.snapshot.snapshot import PredicateKind, RouteFlag
+from fastgate.config.slots import SlotBook
+
+
+def with_new(document: dict[str, Any]) -> dict[str, Any]:
+    """With a second service, `new`."""
+    return {"services": [*BASE["services"], {"name": "new", "upstream": "up"}], **document}
 
 
 def test_a_route_without_any_has_no_record() -> None:
@@ -76,3 +84,52 @@ def test_maintenance_of_a_route_and_of_all() -> None:
         assert (all_["maintenance_message"], all_["maintenance_wait_s"]) == (b"", 2)
         network = b"\0" * 10 + b"\xff\xff" + bytes([10, 0, 0, 0])
         assert all_["maintenance_allow"] == [(network, 104, True)]
+
+
+def test_a_split_has_a_policy_for_each_of_its_services() -> None:
+    route = {
+        "name": "r",
+        "paths": ["/a/{x}", "/b"],
+        "service": "svc",
+        "split": {
+            "sticky": "cookie",
+            "to": [
+                {"service": "new", "weight": "12.5%"},
+                {"service": "new", "when": {"query": {"x": "1"}}},
+            ],
+        },
+        "mirror": {"service": "new", "share": "0.25%"},
+    }
+    document = {"routes": [route]}
+    with compiled(with_new(document)) as snapshot:
+        first, second = snapshot.route(0), snapshot.route(1)
+        assert first["flags"] == second["flags"]
+        assert first["flags"] == RouteFlag.ROUTE_SPLIT | RouteFlag.ROUTE_MIRROR
+        record = snapshot.traffic(first["traffic"])
+        split = record["split"]
+        assert [snapshot.service(each["service"])["name"] for each in split] == [
+            b"new", b"new", b"svc",
+        ]  # fmt: skip
+        assert [each["weight"] for each in split] == [125_000, 0, 875_000]
+        assert [bool(each["tag"]) for each in split] == [True, False, False]
+        assert [len(each["when"]) for each in split] == [0, 1, 0]
+        assert split[0]["row"] == split[1]["row"] != split[2]["row"]
+        assert first["slot"] not in {each["row"] for each in split}
+        assert record["mirror_share"] == 2500
+        assert snapshot.service(record["mirror_service"])["name"] == b"new"
+
+
+def test_rows_of_a_split_stay_with_it() -> None:
+    route = {
+        "name": "r", "path": "/", "service": "svc", "split": [{"service": "new", "weight": "1%"}],
+    }  # fmt: skip
+    other = {"name": "q", "path": "/q", "service": "svc"}
+    slots = SlotBook()
+    rows = []
+    for routes in ([route], [other, route], [other], [other, route]):
+        with compiled(with_new({"routes": routes}), slots=slots) as snapshot:
+            index = snapshot.routes().index("r") if "r" in snapshot.routes() else None
+            if index is not None:
+                record = snapshot.traffic(snapshot.route(index)["traffic"])
+                rows.append([each["row"] for each in record["split"]])
+    assert rows[0] == rows[1] == rows[2]

@@ -355,7 +355,7 @@ class World:
     def currency(self) -> str:
         return "USD"
 
-    def route(self, name: str) -> RouteFacts | None:
+    def route(self, name: str, service: str | None = None) -> RouteFacts | None:
         return route_facts(self.gateway, name)
 
     def decide(self, asked: DryRunQuery) -> Outcome:

@@ -129,6 +129,7 @@ def naive(record: dict[str, Any]) -> dict[str, Any]:
         "fault": fault_name(record["fault"]),
         "limit": text["limit"],
         "route": text["route"],
+        "service": text["service"],
         "consumer": text["consumer"],
     }
     out |= {name: value for name, value in optional.items() if value}

@@ -367,3 +367,62 @@ def test_any_document_is_imported_or_refused(data: dict[str, Any]) -> None:
     except ConfigurationError:
         return
     assert yaml.safe_load(dump(document, {})) == document
+
+
+TWO = """
+upstreams:
+  - {id: v2, nodes: {"10.0.0.2:80": 1}}
+"""
+
+
+def test_a_traffic_split_is_a_split(import_: Any) -> None:
+    plugin = """plugins: {traffic-split: {rules: [
+      {match: [{vars: [[http_x_canary, "==", "1"]]}, {vars: [[arg_v, "==", "2"]]}],
+       weighted_upstreams: [{upstream_id: v2}]},
+      {weighted_upstreams: [{upstream_id: v2, weight: 1}, {weight: 7}]}]}}"""
+    found = import_("apisix", document(f"uri: /a, {plugin}", rest=TWO))
+    split = found.route("orders")["split"]
+    name = split[0]["service"]
+    assert split == [
+        {"service": name, "when": {"headers": {"x-canary": {"equals": "1"}}}},
+        {"service": name, "when": {"query": {"v": {"equals": "2"}}}},
+        {"service": name, "weight": "12.5%"},
+    ]
+    pool = found.part("upstreams", found.part("services", name)["upstream"])
+    assert "10.0.0.2:80" in str(pool["targets"])
+    assert found.route("orders")["service"] != name
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (
+            '{match: [{vars: [[arg_v, "==", "2"]]}],'
+            " weighted_upstreams: [{upstream_id: v2, weight: 1}, {weight: 1}]}",
+            "a rule with `match` can send requests to one other service",
+        ),
+        (
+            '{match: [{vars: [[arg_v, "~~", "2"]]}], weighted_upstreams: [{upstream_id: v2}]}',
+            "the rule: `vars` other than headers",
+        ),
+    ],
+)
+def test_what_a_split_cannot_say_is_reported(import_: Any, rule: str, words: str) -> None:
+    plugin = f"plugins: {{traffic-split: {{rules: [{rule}]}}}}"
+    found = import_("apisix", document(f"uri: /a, {plugin}", rest=TWO))
+    assert "split" not in found.route("orders")
+    assert found.said("lost", words)
+
+
+def test_a_proxy_mirror_is_a_mirror(import_: Any) -> None:
+    plugin = "plugins: {proxy-mirror: {host: 'http://10.0.0.9:8080', sample_ratio: 0.25}}"
+    found = import_("apisix", document(f"uri: /a, {plugin}"))
+    mirror = found.route("orders")["mirror"]
+    assert mirror["share"] == "25%"
+    pool = found.part("upstreams", found.part("services", mirror["service"])["upstream"])
+    assert pool["targets"] == ["http://10.0.0.9:8080"]
+    plugin = "plugins: {proxy-mirror: {host: 'grpc://10.0.0.9:8080', path: /x}}"
+    found = import_("apisix", document(f"uri: /a, {plugin}"))
+    assert "mirror" not in found.route("orders")
+    assert found.said("lost", "only http and https can be mirrored to")
+    assert found.said("changed", "copies have the path of the original")

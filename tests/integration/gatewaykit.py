@@ -405,7 +405,8 @@ class Upstream:
     targets of all requests, `connections` how many connections were accepted.
     """
 
-    def __init__(self, unix: str | None = None) -> None:
+    def __init__(self, unix: str | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._where = host, port
         self.healthy = True
         self.seen: list[str] = []
         self.connections = 0
@@ -440,7 +441,7 @@ class Upstream:
         if self._unix:
             server = await asyncio.start_unix_server(self._accepted, self._unix, backlog=1024)
         else:
-            server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, backlog=1024)
+            server = await asyncio.start_server(self._accepted, *self._where, backlog=1024)
             self.address = server.sockets[0].getsockname()
         self._peers: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._ready.set()

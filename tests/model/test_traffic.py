@@ -100,3 +100,112 @@ def test_routes_that_stay_open_exist() -> None:
     assert str(error) == (
         "maintenance.except[1]: there is no route 'statsu'. Did you mean 'status'? Routes: status."
     )
+
+
+# ---- splits and mirrors ------------------------------------------------------------------
+
+
+def test_a_list_is_a_split_without_more() -> None:
+    entry = {"service": "b", "weight": "0.25%"}
+    assert route(split=[entry]) == route(split={"to": [entry]})
+    split = route(split=[entry, {"service": "c", "when": {"query": {"x": "1"}}}]).split
+    assert split is not None
+    assert (str(split.to[0].weight), str(split.rest)) == ("0.25%", "99.75%")
+    assert route(mirror="b") == route(mirror={"service": "b", "share": "100%"})
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ([], "split.to"),
+        ([{"service": "b"}], "split.to[0]: give weight, when or both"),
+        ([{"service": "b", "when": {}}], "split.to[0].when: give headers, query or cookies"),
+        ([{"service": "b", "weight": 5}], "a share needs its sign: '5%'"),
+        ([{"service": "b", "weight": "101%"}], "is more than 100%"),
+        ([{"service": "b", "weight": "0.00001%"}], "is finer than a ten-thousandth of a percent"),
+        (
+            [{"service": "b", "weight": "60%"}, {"service": "c", "weight": "40.5%"}],
+            "split: the weights add up to 100.5%, which is more than 100%",
+        ),
+        (
+            [{"service": "b", "weight": "1%"}, {"service": "b", "weight": "2%"}],
+            "split.to[1].weight: 'b' has a weight already",
+        ),
+        ([{"service": "s", "weight": "1%"}], "split.to[0].service: 's' is the route's own service"),
+        (
+            {"sticky": "consumer", "to": [{"service": "b", "weight": "1%"}]},
+            "split.sticky: this route does not identify the caller",
+        ),
+        (
+            {"to": [{"service": "b", "weight": "1%"}], "cookie": "x"},
+            "split.cookie: only a split with `sticky: cookie` sets one",
+        ),
+        (
+            {
+                "to": [{"service": "b", "weight": "1%"}],
+                "sticky": "cookie",
+                "cookie": {"cookie": "__Host-x"},
+            },
+            "only with `secure: true`",
+        ),
+    ],
+)
+def test_splits_that_make_no_sense(split: Any, says: str) -> None:
+    assert says in refused(split=split)
+
+
+@pytest.mark.parametrize("name", ["split", "mirror"])
+@pytest.mark.parametrize("kind", [{"respond": 200}, {"handler": "a:b"}, {"redirect": "/x"}])
+def test_only_what_is_forwarded_goes_elsewhere(name: str, kind: dict[str, Any]) -> None:
+    value: Any = "b" if name == "mirror" else [{"service": "b", "weight": "1%"}]
+    said = refused(service=None, **kind, **{name: value})
+    assert f"{name}: only a route with a service forwards requests" in said
+
+
+def two_services(split: Any = None, *, of: Any = None, **more: Any) -> list[str]:
+    """The errors of a document with a route to `s`, and `b` beside it."""
+    of = of or {}
+    extra = {} if split is None else {"split": split}
+    document = {
+        "version": 1,
+        "upstreams": [{"name": "u", "targets": ["http://127.0.0.1:1"]}],
+        "services": [{"name": n, "upstream": "u", **of.get(n, {})} for n in ("s", "b")],
+        "policies": [{"name": "p", "addresses": ["10.0.0.0/8"]}],
+        "plans": [{"name": "gold"}],
+        "routes": [{"name": "r", "path": "/", "service": "s", **extra, **more}],
+    }
+    return [str(error) for error in check(codec.decode(document))]
+
+
+def test_services_of_splits_and_mirrors_exist() -> None:
+    (first, second) = two_services([{"service": "c", "weight": "1%"}], mirror="d")
+    assert first.startswith("routes[0].split.to[0].service: there is no service 'c'.")
+    assert second.startswith("routes[0].mirror.service: there is no service 'd'.")
+
+
+def test_what_holds_for_a_route_holds_with_each_of_its_services() -> None:
+    split = [{"service": "b", "weight": "1%"}]
+    assert two_services(split) == []
+    (error,) = two_services(split, of={"b": {"plans": ["gold"]}})
+    assert "the service 'b' is only for the plans gold" in error
+    assert two_services(split, of={"b": {"plans": ["gold"]}}, auth="api_key") == []
+
+
+@pytest.mark.parametrize(
+    ("of", "says"),
+    [
+        ({"b": {"policies": ["p"]}}, "the services 's' and 'b' have different policies"),
+        (
+            {"s": {"limits": [{"rate": "1/s", "by": ["address"]}]}},
+            "the service 's' has a limit by address",
+        ),
+    ],
+)
+def test_before_the_consumer_is_known_the_services_are_alike(of: Any, says: str) -> None:
+    entry = [{"service": "b", "weight": "1%"}]
+    (error,) = two_services({"sticky": "consumer", "to": entry}, of=of, auth="api_key")
+    assert says in error
+    for sticky in ("address", "cookie"):
+        assert two_services({"sticky": sticky, "to": entry}, of=of, auth="api_key") == []
+    alike = {"s": {"policies": ["p"]}, "b": {"policies": ["p"], "limits": "5/s"}}
+    assert two_services({"sticky": "consumer", "to": entry}, of=alike, auth="api_key") == []

@@ -24,6 +24,7 @@ from fastgate.runtime.control.acme import ACME_FAMILIES
 from fastgate.runtime.control.certificates import CERTIFICATE_FAMILIES
 from fastgate.runtime.control.gauges import MONEY_FAMILIES
 from fastgate.runtime.control.issuers import ISSUER_FAMILIES
+from fastgate.runtime.control.names import DNS_FAMILIES
 from fastgate.runtime.control.status_metrics import STATUS_FAMILIES
 
 ROWS = 6
@@ -227,7 +228,7 @@ def test_workers_have_their_own_series() -> None:
         ("upcalls_rejected", 14), ("tunnels", 15), ("ejections", 16),
         ("streams", 17), ("streams_rejected", 18), ("connections_refused", 23),
         ("connections_uncounted", 24), ("handshakes_refused", 25), ("handshakes_dropped", 26),
-        ("bad_proxy_headers", 27),
+        ("bad_proxy_headers", 27), ("queued", 28), ("queue_refused", 29), ("queue_timeouts", 30),
     ):  # fmt: skip
         count_worker(s, 1, name, n)
     count_worker(s, 0, "upcall_lag", 3_000_000)
@@ -241,13 +242,17 @@ def test_workers_have_their_own_series() -> None:
         ("tunnels_total", 15), ("ejections_total", 16), ("polls_total", 13),
         ("streams_total", 17), ("streams_rejected_total", 18), ("upcalls", 21), ("streams", 22),
         ("worker_generation", 9), ("worker_starts_total", 2), ("worker_up", 1),
-        ("connections_uncounted_total", 24),
+        ("connections_uncounted_total", 24), ("upstream_queued_total", 28),
     ):  # fmt: skip
         assert of(samples, f"fastgate_{name}") == {("0",): 0, ("1",): value}, name
     decisions = of(samples, "fastgate_limit_decisions_total")
     assert {labels[1:]: n for labels, n in decisions.items() if labels[0] == "1"} == {
         ("rate", "allowed"): 50, ("rate", "refused"): 5, ("quota", "allowed"): 40,
         ("quota", "refused"): 4, ("concurrency", "refused"): 3,
+    }  # fmt: skip
+    queues = of(samples, "fastgate_upstream_queue_refused_total")
+    assert {labels[1]: n for labels, n in queues.items() if labels[0] == "1"} == {
+        "full": 29, "timeout": 30,
     }  # fmt: skip
     refused = of(samples, "fastgate_connections_refused_total")
     assert {labels[1:]: n for labels, n in refused.items() if labels[0] == "1"} == {
@@ -332,14 +337,15 @@ def test_validations_are_shown_for_the_routes_that_have_any() -> None:
 
 def test_everything_has_help_and_a_type_and_nothing_undeclared_comes() -> None:
     s = segment()
-    count_request(s, 0, 0, 200, gateway_ns=5, total_ns=5, upstream_ns=5, delays=1)
+    count_request(s, 0, 0, 200, gateway_ns=5, total_ns=5, upstream_ns=5, delays=1, mirrored=(1,))
     count_request(s, 0, 0, 400, reason=Reason.REQUEST_INVALID)
+    count_request(s, 0, 3, 200, total_ns=5)
     count_worker(s, 0, "upcall_lag", 5)
     s.worker_row(0).pid = os.getpid()
     s.worker_row(0).heartbeat_ns = 1
     log = AccessLog(s)
     try:
-        text = Metrics(s, access_log=log).render(NAMES).decode()
+        text = Metrics(s, access_log=log).render(NAMES, splits={3: ("a", "b")}).decode()
     finally:
         log.close()
     told = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M)
@@ -361,6 +367,7 @@ def test_the_documentation_names_every_metric() -> None:
     families = [
         *FAMILIES,
         *STATUS_FAMILIES,
+        *DNS_FAMILIES,
         *CERTIFICATE_FAMILIES,
         *ACME_FAMILIES,
         *ISSUER_FAMILIES,
@@ -377,3 +384,36 @@ def test_samples_of_others_stand_after_ours_by_family() -> None:
         "# HELP fastgate_mine Mine.\n# TYPE fastgate_mine gauge\n"
         'fastgate_mine{of="0"} 0\nfastgate_mine{of="1"} 1\n'
     )
+
+
+def test_services_of_splits_are_no_routes() -> None:
+    s = segment()
+    splits = {2: ("orders", "orders"), 3: ("orders", "orders-v2")}
+    for slot, status in ((0, 200), (2, 200), (0, 503), (3, 503)):
+        count_request(s, 0, slot, status, total_ns=1_000_000)
+    samples = parse(Metrics(s).render({0: "orders"}, splits=splits))
+    assert of(samples, "fastgate_requests_total") == {
+        ("orders", "200", ""): 1,
+        ("orders", "503", ""): 1,
+    }
+    assert of(samples, "fastgate_split_total") == {
+        ("orders", "orders", "200", ""): 1,
+        ("orders", "orders-v2", "503", ""): 1,
+    }
+    assert of(samples, "fastgate_split_seconds_count") == {
+        ("orders", "orders"): 1,
+        ("orders", "orders-v2"): 1,
+    }
+
+
+def test_mirrored_requests_are_shown_for_the_routes_that_have_any() -> None:
+    s = segment()
+    count_request(s, 0, 0, 200, mirrored=(1, 0, 0, 0))
+    count_request(s, 1, 0, 200, mirrored=(1, 2, 3, 4))
+    count_request(s, 0, 1, 200)
+    assert of(rendered(s), "fastgate_mirrored_total") == {
+        ("orders", "sent"): 2,
+        ("orders", "failed"): 2,
+        ("orders", "dropped"): 3,
+        ("orders", "too_long"): 4,
+    }

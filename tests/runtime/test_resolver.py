@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from fastgate.runtime.control.resolver import Address, Resolver, system_lookup
+import pytest
+
+from fastgate.config.rendering import Address, Found
+from fastgate.model.gateway import Dns, Duration, NameServer
+from fastgate.runtime.control.name_lookup import Answer, NotFound
+from fastgate.runtime.control.resolver import Resolver
 
 ONE: Address = (socket.AF_INET, ("10.0.0.1", 80))
 TWO: Address = (socket.AF_INET, ("10.0.0.2", 80))
@@ -16,19 +21,20 @@ class Names:
     """A name server: answers from a table; a missing name fails, `hold` makes it wait."""
 
     def __init__(self) -> None:
-        self.table: dict[tuple[str, int], list[Address]] = {}
+        self.table: dict[tuple[str, int], list[Found]] = {}
+        self.ttl: float | None = 60
         self.asked = 0
         self.hold: asyncio.Event | None = None
         self.heard = asyncio.Event()
 
-    async def __call__(self, host: str, port: int) -> list[Address]:
+    async def __call__(self, host: str, port: int) -> Answer:
         self.asked += 1
         self.heard.set()
         if self.hold is not None:
             await self.hold.wait()
         if (host, port) not in self.table:
-            raise OSError("Name or service not known")
-        return self.table[host, port]
+            raise NotFound("Name or service not known")
+        return Answer(self.table[host, port], self.ttl)
 
 
 class Told:
@@ -98,7 +104,9 @@ async def test_names_are_asked_again_and_changes_told() -> None:
     names = Names()
     names.table[KEY] = [ONE]
     told = Told()
-    resolver = Resolver(told, interval=0.001, lookup=names)
+    names.ttl = 0
+    resolver = Resolver(told, lookup=names)
+    resolver.configure(Dns(min_ttl=Duration.parse("100ms")))
     resolver.start()
     await resolver.add([KEY], 5.0)
     names.table[KEY] = [TWO]
@@ -116,5 +124,65 @@ async def test_names_out_of_use_are_forgotten() -> None:
     assert resolver.addresses() == {}
 
 
-async def test_the_system_knows_this_machine() -> None:
-    assert (socket.AF_INET, ("127.0.0.1", 80)) in await system_lookup("127.0.0.1", 80)
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("ttl", "due"), [(0, 5), (4, 5), (6, 6), (299, 299), (3600, 300), (None, 30)]
+)
+async def test_a_name_is_asked_for_again_after_its_ttl_within_bounds(
+    ttl: float | None, due: float
+) -> None:
+    names, clock = Names(), Clock()
+    names.table[KEY], names.ttl = [ONE], ttl
+    resolver = Resolver(Told(), lookup=names, clock=clock)
+    await resolver.add([KEY], 5.0)
+    assert resolver.due(*KEY) == due
+    clock.now += 2
+    assert resolver.due(*KEY) == due - 2
+    assert resolver.ages() == {"app.internal:80": 2}
+
+
+async def test_bounds_from_the_configuration() -> None:
+    names, clock = Names(), Clock()
+    names.table[KEY], names.ttl = [ONE], 3600
+    resolver = Resolver(Told(), lookup=names, clock=clock)
+    resolver.configure(Dns(max_ttl=Duration.parse("1h")))
+    await resolver.add([KEY], 5.0)
+    assert resolver.due(*KEY) == 3600
+    # A shorter maximum holds for what was asked before, and other servers are asked at once.
+    resolver.configure(Dns(max_ttl=Duration.parse("1m")))
+    assert resolver.due(*KEY) == 60
+    told: list[Dns] = []
+    resolver = Resolver(Told(), lookup=names, clock=clock, on_configure=told.append)
+    await resolver.add([KEY], 5.0)
+    other = Dns(servers=[NameServer.parse("10.0.0.53")])
+    resolver.configure(other)
+    assert (resolver.due(*KEY), told) == (0, [other])
+
+
+async def test_failures_are_repeated_with_back_off_and_counted() -> None:
+    names, clock = Names(), Clock()
+    resolver = Resolver(Told(), lookup=names, clock=clock)
+    await resolver.add([KEY], 5.0)
+    dues = [resolver.due(*KEY)]
+    for _ in range(7):
+        await resolver.refresh()
+        dues.append(resolver.due(*KEY))
+    assert dues == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert resolver.counts == {"answered": 0, "not_found": 8, "failed": 0}
+
+
+async def test_addresses_of_an_earlier_process_until_there_is_an_answer() -> None:
+    names = Names()
+    resolver = Resolver(Told(), lookup=names, known={"app.internal:80": [TWO]})
+    await resolver.add([KEY], 5.0)
+    assert resolver.addresses() == {"app.internal:80": [TWO]}
+    names.table[KEY] = [ONE]
+    assert await resolver.refresh()
+    assert resolver.addresses() == {"app.internal:80": [ONE]}

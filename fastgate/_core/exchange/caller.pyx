@@ -3,9 +3,10 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
 from fastgate._core.exchange.charging cimport charge_access
+from fastgate._core.exchange.split cimport choose_service
 from fastgate._core.reason cimport CREDENTIAL_UNKNOWN, NOT_SUBSCRIBED
 from fastgate._core.shared.consumer_row cimport overrides_of
-from fastgate._core.snapshot.snapshot cimport NONE32, plan_rec, snap_str, snap_table
+from fastgate._core.snapshot.snapshot cimport NONE32, ROUTE_SPLIT, plan_rec, snap_str, snap_table
 from fastgate._core.tokens.verdicts cimport plan_in, verdict
 
 
@@ -35,6 +36,8 @@ cdef int admit_caller(core *c, exchange *e, int found, const consumer_row *row,
     if entry is not NULL:
         e.credential = entry.identity
         e.key_spending = entry.spending
+    if e.policy is not NULL and e.policy.flags & ROUTE_SPLIT:
+        choose_service(e)                # its plans are those that count
     found = charge_access(c, e)
     return found if found != 0 else includes_service(e)
 

@@ -13,8 +13,10 @@ cdef class DryRun:
     cdef object index             # keeps the row in use alive
     cdef bint by_address          # the client's address is known
     cdef bint by_key              # the key is known
+    cdef str chosen_by            # what decides which service gets it
     cdef core *c
     cdef exchange *e
+    cdef choose(self, str service)
     cdef object outcome(self, int found, const consumer_row *row, const credential_entry *entry, bint shown)
     cdef int decide(self, int found, const consumer_row *row, const credential_entry *entry, bint shown)
     cdef fresh(self)

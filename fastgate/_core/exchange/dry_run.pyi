@@ -40,6 +40,8 @@ class Outcome(NamedTuple):
     charge: int
     available: int
     held: int
+    chosen: str = ""
+    chosen_by: str = ""
 
 SPENDERS: tuple[str, ...]
 KINDS: dict[int, str]
@@ -54,6 +56,7 @@ class DryRun:
         *,
         route: int = -1,
         address: bytes = b"",
+        service: str | None = None,
     ) -> None: ...
     def of_key(self, index: CredentialIndex, digest: bytes) -> Outcome: ...
     def of_consumer(self, index: CredentialIndex, row: int) -> Outcome: ...

@@ -33,6 +33,7 @@ from fastgate._core.shared.clock cimport window_offset
 from fastgate._core.exchange.charging cimport (
     SPENDING_LIMITS, charge_access, charge_open, charge_settle, spending_cell, spending_limit, spending_limit_of)
 from fastgate._core.exchange.maintenance cimport closed_for_maintenance
+from fastgate._core.exchange.split cimport choose_service, take_service
 from fastgate._core.shared.counters cimport counters_worker
 from fastgate._core.shared.consumer_row cimport CONSUMER_SUSPENDED_FLAG, cap_micros, cap_period
 from fastgate._core.shared.credentials cimport CredentialIndex
@@ -42,7 +43,9 @@ from fastgate._core.shared.quota cimport quota_peek
 from fastgate._core.reason cimport CONSUMER_SUSPENDED, SPENDING_LIMIT_REACHED
 from fastgate._core.snapshot.snapshot cimport (
     BY_ADDRESS, BY_CREDENTIAL, BY_HEADER, BY_ROUTE, BY_SERVICE, LIMIT_CONCURRENCY, LIMIT_QUOTA, LIMIT_RATE,
-    NONE32, ROUTE_MAINTENANCE, plan_rec, snap_policy, snap_route, snap_service, snap_str, snap_table)
+    NONE32, ROUTE_MAINTENANCE, ROUTE_SPLIT, SPLIT_BY_ADDRESS, SPLIT_BY_CONSUMER, plan_rec, service_rec, snap_policy, snap_route,
+    snap_service, snap_str, snap_table, snap_traffic)
+from fastgate._core.snapshot.traffic cimport split_rec, traffic_rec
 from fastgate._core.state cimport digest_fn, lookup_fn
 from fastgate._core.platform.sys cimport boottime_ns, monotonic_ns, realtime_ns
 from fastgate._core.snapshot.currency cimport currency_text
@@ -84,6 +87,8 @@ class Outcome(NamedTuple):
     `price` with `currency`: of this request; `available`: in the wallet; `held`: what requests in progress
     hold, as far as the price would need it. `spender`: whose spending limit refused, as `SpendingLook.of`.
     `unseen`: limits that count by something not given (an address, a key, the value of a header).
+    `chosen`: of a route with a split, the name of the service that gets it; `chosen_by`: what decided that,
+    "asked", "consumer" or "address"; "share": nothing that is known, so it is the one with the largest share.
     """
 
     reason: int
@@ -103,6 +108,8 @@ class Outcome(NamedTuple):
     charge: int
     available: int
     held: int
+    chosen: str = ""
+    chosen_by: str = ""
 
 
 SPENDERS = ("", "account", "consumer", "key")
@@ -114,7 +121,8 @@ cdef class DryRun:
     """A request that is not sent.
 
     `route`: index in the snapshot; -1: none, then only the checks of the caller are made. `address`:
-    16 bytes, IPv4 mapped; empty: not known. Raises IndexError if there is no such route.
+    16 bytes, IPv4 mapped; empty: not known. `service`: the one that gets it, if the route has it in a split.
+    Raises IndexError if there is no such route.
     """
 
     def __cinit__(self):
@@ -128,7 +136,7 @@ cdef class DryRun:
         free(self.e)
 
     def __init__(self, Segment segment not None, MoneyFile money, Snapshot snapshot not None, *, int route=-1,
-                 bytes address=b""):
+                 bytes address=b"", str service=None):
         cdef core *c = self.c
         cdef exchange *e = self.e
         cdef uint64_t boot
@@ -163,6 +171,28 @@ cdef class DryRun:
             e.policy = snap_policy(e.snap, e.route.policy)
             if e.policy.service != NONE32:
                 e.service = snap_service(e.snap, e.policy.service)
+            self.chosen_by = ""
+            if e.policy.flags & ROUTE_SPLIT:
+                self.choose(service)
+
+    cdef choose(self, str service):
+        """Which service of a split gets it, unless that depends on the caller."""
+        cdef exchange *e = self.e
+        cdef const traffic_rec *t = snap_traffic(e.snap, e.policy)
+        cdef const split_rec *s = <const split_rec *>snap_table(e.snap, t.split)
+        cdef const service_rec *its
+        cdef uint32_t i
+        for i in range(t.split.count):
+            its = snap_service(e.snap, snap_policy(e.snap, s[i].policy).service)
+            if service is not None and snap_str(e.snap, its.name)[:its.name.len].decode() == service:
+                self.chosen_by = "asked"
+                take_service(e, &s[i])
+                return
+        if t.split_by == SPLIT_BY_CONSUMER:
+            self.chosen_by = "consumer"
+            return
+        self.chosen_by = "address" if t.split_by == SPLIT_BY_ADDRESS and self.by_address else "share"
+        choose_service(e)
 
     # ---- the caller -----------------------------------------------------------------------
 
@@ -233,7 +263,9 @@ cdef class DryRun:
             reason, looks, found, account, subscription, service, plan, tuple(limits), unseen,
             price, currency_text(e.money_currency) if price else "", tuple(spending), spending_reason,
             spender, charge,
-            e.money_balance + (price if charge == 0 and e.hold is not NULL else 0), e.money_held)
+            e.money_balance + (price if charge == 0 and e.hold is not NULL else 0), e.money_held,
+            snap_str(e.snap, e.service.name)[:e.service.name.len].decode() if e.split_row else "",
+            self.chosen_by if e.split_row else "")
 
     cdef int decide(self, int found, const consumer_row *row, const credential_entry *entry, bint shown):
         """As `exchange_head` does it. What was taken is given back."""
@@ -250,6 +282,8 @@ cdef class DryRun:
         elif reason == 0 and e.policy is not NULL:
             reason = authenticate(c, e)
         if reason == 0 and e.policy is not NULL:
+            if e.policy.flags & ROUTE_SPLIT:
+                choose_service(e)
             reason = admit(c, e)
             if reason == 0:
                 reason = charge_open(c, e)

@@ -26,7 +26,7 @@ from fastgate._core.exchange.intake cimport mark
 from fastgate._core.exchange.key_places cimport loggable_query
 from fastgate._core.shared.log_ring cimport (
     LOG_ABORTED, LOG_CERTIFICATE, LOG_HTTP_1_0, LOG_KEEP_ALIVE, LOG_TLS, PHASE_LOG, PHASE_SETTLE, TEXT_CONSUMER,
-    TEXT_HOST, TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_QUERY, TEXT_ROUTE, TEXT_TARGET, TEXT_USER_AGENT, log_record,
+    TEXT_HOST, TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_QUERY, TEXT_ROUTE, TEXT_SERVICE, TEXT_TARGET, TEXT_USER_AGENT, log_record,
     log_text, logring_commit, logring_reserve)
 from fastgate._core.io.transport cimport conn_drained
 from fastgate._core.reason cimport (
@@ -34,6 +34,7 @@ from fastgate._core.reason cimport (
     TUNNEL_CLOSED, failed_here)
 from fastgate._core.exchange.refusal cimport start_refusal
 from fastgate._core.exchange.snapshot_ref cimport leave_snapshot
+from fastgate._core.exchange.split cimport count_choice
 from fastgate._core.exchange.subrequest cimport sub_drop
 from fastgate._core.snapshot.snapshot cimport LOG_QUERY, NONE32, ROUTE_LOG_OFF, refusal_rec, snap_str, snap_table
 from fastgate._core.state cimport (
@@ -119,7 +120,7 @@ cdef void wake_forget(exchange *e) noexcept nogil:
 
 
 cdef void drop_calls(exchange *e) noexcept nogil:
-    if e.main.up is not NULL:
+    if e.main.up is not NULL or e.main.waiter is not NULL:
         call_abort(e.owner, &e.main)
     if e.relaying is not NULL and e.relaying.up is not NULL:
         call_abort(e.owner, e.relaying)
@@ -224,6 +225,8 @@ cdef void finish(exchange *e) noexcept nogil:
         # Answered before the whole request was sent: the upstream connection cannot be reused.
         call_abort(c, e.relaying)
     e.flags |= EX_ENDED
+    if e.sub is not NULL:
+        sub_drop(e.sub)                  # the rest of its body does not come: there is nothing to mirror
     if e.waits:
         stop_asking(c, e)
     now = monotonic_ns()
@@ -256,6 +259,8 @@ cdef void write_log(exchange *e, uint64_t now) noexcept nogil:
     observe(&e.rc.gateway, total - e.upstream_ns if total > e.upstream_ns else 0)
     if e.upstream_ns:
         observe(&e.rc.upstream, e.upstream_ns)
+    if e.split_row:
+        count_choice(e, total, total - e.upstream_ns if total > e.upstream_ns else 0)
     e.rc.bytes_in += e.bytes_in + e.req.size
     e.rc.bytes_out += e.bytes_out
     if not e.snap.flags & 2 or (e.policy is not NULL and e.policy.flags & ROUTE_LOG_OFF):
@@ -297,6 +302,8 @@ cdef void write_log(exchange *e, uint64_t now) noexcept nogil:
             used = log_text(r, used, TEXT_PATH, e.path, e.path_len)
     if e.route is not NULL:
         used = log_text(r, used, TEXT_ROUTE, snap_str(e.snap, e.route.name), e.route.name.len)
+    if e.split_row:
+        used = log_text(r, used, TEXT_SERVICE, snap_str(e.snap, e.service.name), e.service.name.len)
     if e.consumer.id_len:
         used = log_text(r, used, TEXT_CONSUMER, e.consumer.name, e.consumer.name_len)
     if k.target is not NULL:

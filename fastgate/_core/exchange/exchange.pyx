@@ -48,10 +48,11 @@ from fastgate._core.snapshot.router cimport (
     ROUTE_FOUND, ROUTE_METHOD, route_ahead, route_find, route_keys, route_nearer)
 from fastgate._core.snapshot.snapshot cimport (
     NONE32, ROUTE_CERTIFICATES, ROUTE_ENCODED_SLASH, ROUTE_FAULT, ROUTE_MAINTENANCE, ROUTE_MAKES_URL, ROUTE_RETIRED as FLAG_RETIRED,
-    ROUTE_VALIDATE, ROUTE_WEBSOCKET, policy_rec, snap_policy, snap_route, snap_service, snap_str, snap_table, static_rec)
+    ROUTE_SPLIT, ROUTE_VALIDATE, ROUTE_WEBSOCKET, policy_rec, snap_policy, snap_route, snap_service, snap_str, snap_table, static_rec)
 from fastgate._core.state cimport (
     BODY_MORE, EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_PARKED, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL,
     EX_VALIDATING, STAGE_ADMIT, STAGE_AUTHENTICATE, STAGE_CHARGE, STAGE_LIMITS, STAGE_VALIDATE, WAKE_LATE, answer, core)
+from fastgate._core.exchange.split cimport choose_service, chosen_early
 from fastgate._core.exchange.tunnel cimport tunnel_up
 from fastgate._core.exchange.url_pieces cimport url_refused
 from fastgate._core.exchange.validation cimport validate, validation_collected
@@ -128,6 +129,8 @@ cdef void go_on_from(exchange *e, int stage) noexcept nogil:
     """The stages from this one on. Each may park the exchange (reason < 0) at the next one."""
     cdef core *c = e.owner
     cdef int reason = 0
+    if e.policy.flags & ROUTE_SPLIT:     # nobody called: there is no consumer to choose by
+        choose_service(e)
     if stage == STAGE_ADMIT and e.policy.flags & ROUTE_FAULT:
         reason = inject_fault(e)
     if reason == 0 and stage <= STAGE_LIMITS:
@@ -210,7 +213,9 @@ cdef int find_route(exchange *e) noexcept nogil:
     found = route_find(e.snap, host, h.host.len, e.path, e.path_len, e.base, h, ahead, &e.match)
     if found == ROUTE_FOUND:
         take_route(e)
-        if e.policy.service != NONE32:
+        if e.policy.flags & ROUTE_SPLIT and chosen_early(e):
+            choose_service(e)
+        elif e.policy.service != NONE32:
             e.service = snap_service(e.snap, e.policy.service)
         return 0
     return METHOD_NOT_ALLOWED if found == ROUTE_METHOD else NO_ROUTE

@@ -15,7 +15,8 @@ from fastgate._core.shared.counters cimport counters_route, fg_count
 from fastgate._core.shared.layout cimport route_counters
 from fastgate._core.shared.log_ring cimport LOG_DELAYED
 from fastgate._core.snapshot.predicates cimport predicates_hold
-from fastgate._core.snapshot.snapshot cimport snap_traffic, traffic_rec
+from fastgate._core.snapshot.snapshot cimport snap_traffic
+from fastgate._core.snapshot.traffic cimport traffic_rec
 from fastgate._core.state cimport STAGE_LIMITS, core
 
 

@@ -27,16 +27,17 @@ from fastgate._core.exchange.intake cimport mark
 from fastgate._core.shared.log_ring cimport (
     LOG_UPSTREAM_REUSED, PHASE_FILTER_RESPONSE, PHASE_FORWARD)
 from fastgate._core.reason cimport NO_ROUTE, OVERLOADED, TUNNEL_CLOSED, UPSTREAM_CONNECT_FAILED, UPSTREAM_TLS_FAILED
+from fastgate._core.exchange.mirror cimport mirror_begin, mirror_piece, mirror_whole
 from fastgate._core.exchange.render cimport send_interim, start_response
 from fastgate._core.exchange.request_head cimport send_made, send_request
 from fastgate._core.exchange.snapshot_ref cimport unpin
 from fastgate._core.exchange.sticky cimport sticky_find
 from fastgate._core.exchange.taking cimport send_continue, take_request
 from fastgate._core.snapshot.snapshot cimport (
-    HASH_BY_CONSUMER, HASH_BY_HEADER, HASH_BY_PATH, snap_str, snap_upstream)
+    HASH_BY_CONSUMER, HASH_BY_HEADER, HASH_BY_PATH, ROUTE_MIRROR, snap_str, snap_upstream)
 from fastgate._core.state cimport (
     BODY_MORE, BODY_NONE, CALL_CONNECT, CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE,
-    CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_SUB, CALL_UPGRADE, EX_CONTINUE_DUE, EX_HEAD_ONLY,
+    CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_SUB, CALL_UPGRADE, CALL_WAIT, EX_CONTINUE_DUE, EX_HEAD_ONLY,
     EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, EX_VERBATIM,
     WAKE_CALL, WAKE_DONE, WAKE_WRITABLE, core, downstream)
 from fastgate._core.exchange.subrequest cimport sub_failed, sub_got_body, sub_got_head
@@ -100,7 +101,10 @@ cdef void begin_proxy(exchange *e) noexcept nogil:
     reason = call_start(c, k)
     if reason != 0:
         refuse(e, k, reason)
-    elif e.body_state == BODY_MORE and k.state == CALL_SEND:
+        return
+    if e.policy.flags & ROUTE_MIRROR:
+        mirror_begin(e)
+    if e.body_state == BODY_MORE and (k.state == CALL_SEND or k.state == CALL_WAIT):
         pump_request(e)
 
 
@@ -136,10 +140,10 @@ cdef void pump_request(exchange *e) noexcept nogil:
     cdef call *k = &e.main
     cdef buf *b
     cdef int done
-    if k.up is NULL or e.body_state != BODY_MORE:
+    if e.body_state != BODY_MORE or (k.up is NULL and k.state != CALL_WAIT):
         return
-    if k.state == CALL_CONNECT:
-        e.down.codec.read(e, 0)             # it is retried elsewhere: call_can_write resumes
+    if k.state == CALL_CONNECT or k.state == CALL_WAIT:
+        e.down.codec.read(e, 0)             # it waits, or is retried elsewhere: call_can_write resumes
         return
     send_continue(e)
     while True:
@@ -151,6 +155,8 @@ cdef void pump_request(exchange *e) noexcept nogil:
             if k.up is NULL:
                 buf_return(&c.loop.bufs, b)
                 return
+            if e.sub is not NULL:
+                mirror_piece(e, b)
             call_queue(c, k, b)
         elif e.body_state == BODY_MORE:
             if e.down.codec.waits(e):
@@ -160,6 +166,8 @@ cdef void pump_request(exchange *e) noexcept nogil:
             k.flags |= CALL_REQUEST_DONE
             e.down.codec.read(e, 0)
         done = call_flush(c, k)
+        if e.sub is not NULL and e.body_state == BODY_NONE:
+            mirror_whole(e)
         if done < 0:
             # The upstream takes no more for now. It may have answered already: reading its answer, or
             # its end, will settle that.

@@ -5,7 +5,8 @@ from some addresses may pass, for whoever works on the route.
 """
 from fastgate._core.reason cimport MAINTENANCE
 from fastgate._core.snapshot.addresses cimport address_matches
-from fastgate._core.snapshot.snapshot cimport ROUTE_MAINTENANCE, snap_traffic, traffic_rec
+from fastgate._core.snapshot.snapshot cimport ROUTE_MAINTENANCE, snap_traffic
+from fastgate._core.snapshot.traffic cimport traffic_rec
 
 
 cdef inline bint closed(const exchange *e) noexcept nogil:

@@ -19,6 +19,7 @@ from fastgate._core.platform.chars cimport fg_same
 from fastgate._core.exchange.caching cimport keep_private, says
 from fastgate._core.exchange.cors cimport cors_of, put_cors, put_preflight
 from fastgate._core.exchange.hsts cimport hsts_drop, hsts_of
+from fastgate._core.exchange.split cimport put_split_cookie, split_answer, split_cookie_size
 from fastgate._core.exchange.sticky cimport STICKY_NOT, STICKY_PRIVATE, put_sticky, sticky_answer, sticky_size
 from fastgate._core.http.head cimport (
     FIELD_CREDENTIAL, FIELD_HOP, F_ACCESS_CONTROL, F_ACCESS_CONTROL_REQUEST_METHOD,
@@ -314,6 +315,7 @@ cdef char *response_fields(char *p, exchange *e, const answer *a) noexcept nogil
     cdef const head *h = &a.k.resp
     cdef uint64_t drop = RESPONSE_DROP | replaced(e)
     cdef int sticky = sticky_answer(e, a.k) if a.k.group.sticky.count else STICKY_NOT
+    cdef int split = split_answer(e, a.k) if e.split_sets else STICKY_NOT
     if a.has_length:
         drop &= ~(1ull << F_CONTENT_LENGTH)
     p = put_fields(p, base, h, drop, s, e.policy.response_rules)
@@ -323,10 +325,12 @@ cdef char *response_fields(char *p, exchange *e, const answer *a) noexcept nogil
     p = put(p, snap_str(s, s.via), s.via.len)
     p = end_line(p)
     p = put_additions(p, e)
-    if sticky == STICKY_PRIVATE or (is_paid(e) and not a.upgrade and keep_private(e, base, h)):
+    if sticky == STICKY_PRIVATE or split == STICKY_PRIVATE or (is_paid(e) and not a.upgrade and keep_private(e, base, h)):
         p = end_line(put_lit(p, "Cache-Control: private"))
     if sticky != STICKY_NOT:
         p = put_sticky(p, a.k, called_securely(e))
+    if split != STICKY_NOT:
+        p = put_split_cookie(p, e, called_securely(e))
     if e.policy.response_rules.count:
         p = put_rules(p, s, e.policy.response_rules, base, h)
     return p
@@ -344,6 +348,8 @@ cdef int start_response(exchange *e, call *k, const char *body, uint32_t body_le
     a.room = h.size + answer_extra(e)
     if k.group.sticky.count:
         a.room += sticky_size(k)
+    if e.split_sets:
+        a.room += split_cookie_size(e)
     a.fields = response_fields
     a.k = k
     return e.down.codec.start(e, &a)

@@ -1,7 +1,7 @@
 """request_head: requests to upstreams: target, Host and fields, for the codec to write.
 
-Fields are written as render.pyx describes. Never forwarded: the client's X-Consumer-*, Client-Cert and
-Client-Cert-Chain; the fields by which proxies report the client and the requested URL (X-Forwarded-*,
+Fields are written as render.pyx describes. Never forwarded: the client's X-Consumer-*, X-FastGate-*, Client-Cert
+and Client-Cert-Chain; the fields by which proxies report the client and the requested URL (X-Forwarded-*,
 Forwarded, X-Real-IP, X-Client-IP, X-Original-URL and the like), unless the peer is a trusted proxy; every
 place of the credential, unless the route forwards it; names with an underscore, unless allowed.
 """
@@ -19,7 +19,7 @@ from fastgate._core.exchange.render cimport put_fields, put_id, put_rules, rules
 from fastgate._core.exchange.url_pieces cimport put_url, url_size
 from fastgate._core.snapshot.snapshot cimport (
     ROUTE_MAKES_URL, ROUTE_PRESERVE_HOST, policy_rec, snap_str, snapshot_header, str_ref)
-from fastgate._core.state cimport BODY_MORE, downstream, outgoing
+from fastgate._core.state cimport BODY_MORE, CALL_SUB, downstream, outgoing, subrequest
 from fastgate._core.tokens.verdicts cimport lines_of
 from fastgate._core.platform.text cimport put, put_hex, put_lit, put_uint
 from fastgate._core.http.lines cimport end_line
@@ -265,6 +265,11 @@ cdef char *made_fields(char *p, call *k) noexcept nogil:
     return put(p, buf_head(k.py_request) + k.py_method + k.py_path, k.py_lines)
 
 
+cdef char *mirrored_target(char *p, call *k) noexcept nogil:
+    p = put(p, snap_str(k.snap, k.target.path), k.target.path.len)
+    return put(p, buf_head(k.py_request) + k.py_method, k.py_path)
+
+
 cdef int send_made(call *k) noexcept nogil:
     """With the chosen target's Host, if the handler set none."""
     cdef const char *request = buf_head(k.py_request)
@@ -282,5 +287,9 @@ cdef int send_made(call *k) noexcept nogil:
     o.path = request + k.py_method
     o.path_len = k.py_path
     o.target = NULL
+    if k.target.path.len and k.flags & CALL_SUB and (<subrequest *>k).discard:
+        o.path_len = 0                   # a mirrored request is for below the target's base path, too
+        o.target = mirrored_target
+        o.room += <size_t>k.target.path.len + k.py_path
     o.fields = made_fields
     return k.up.codec.request(k, &o)

@@ -93,6 +93,8 @@ cdef void unpin_retired(core *c, exchange *e) noexcept nogil:
         return
     size = sizeof(kept) + e.ntaken * sizeof(limit_rec) + e.route.name.len + name_size(e.main.target) \
         + s.hidden_params.len
+    if e.service is not NULL:
+        size += e.service.name.len
     if relaying is not NULL:
         size += name_size(relaying.target)
     k = <kept *>calloc(1, size)
@@ -122,6 +124,8 @@ cdef void unpin_retired(core *c, exchange *e) noexcept nogil:
         k.service.identity = e.service.identity
         k.service.slot = e.service.slot
         k.service.attempts = e.service.attempts
+        k.service.name = e.service.name
+        room = keep_name(s, &k.service.name, k, room)
         e.service = &k.service
     for i in range(e.ntaken):
         limits[i].kind = e.took[i].limit.kind

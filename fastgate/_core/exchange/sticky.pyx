@@ -82,11 +82,15 @@ cdef void sticky_find(const exchange *e, call *k) noexcept nogil:
 # ---- answers ----------------------------------------------------------------------------------
 
 cdef int sticky_answer(exchange *e, const call *k) noexcept nogil:
-    cdef int caching
     if k.sticky and <const target_rec *>snap_table(k.snap, k.group.targets) + (k.sticky - 1) == k.target:
         return STICKY_NOT
     if k.resp.status == 304 or k.target.sticky.len == 0:
         return STICKY_NOT
+    return cookie_allowed(e, k)
+
+
+cdef int cookie_allowed(exchange *e, const call *k) noexcept nogil:
+    cdef int caching
     if k.resp.status == 101:
         return STICKY_SET
     caching = caching_of(e, k.resp_base, &k.resp)

@@ -66,6 +66,8 @@ cdef void release(subrequest *s) noexcept nogil:
     s.over = 1
     leave_snapshot(c, s.ref)
     c.n_subs -= 1
+    if s.discard:
+        c.n_mirrors -= 1
     if s.before is not NULL:
         s.before.next = s.next
     else:

@@ -249,7 +249,7 @@ cdef uint8_t _name_id(const char *p, uint32_t n) noexcept nogil:
         if fg_token_is(&name, b"access-control-request-method", 29):
             return F_ACCESS_CONTROL_REQUEST_METHOD
     if n >= 11:
-        if fg_token_begins(&name, b"x-consumer-", 11):
+        if fg_token_begins(&name, b"x-consumer-", 11) or fg_token_begins(&name, b"x-fastgate-", 11):
             return F_X_CONSUMER
         if fg_token_begins(&name, b"x-forwarded", 11):
             return F_X_FORWARDED

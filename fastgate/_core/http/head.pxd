@@ -114,7 +114,7 @@ cpdef enum FieldName:
     F_ACCEPT = 22
     F_ORIGIN = 23
     F_USER_AGENT = 24
-    F_X_CONSUMER = 25         # any X-Consumer-*, Client-Cert, Client-Cert-Chain: identity that only the gateway
+    F_X_CONSUMER = 25         # any X-Consumer-*, X-FastGate-*, Client-Cert, Client-Cert-Chain: identity that only the gateway
                               # may set; also names that an upstream may confuse with a field set by proxies
     F_DATE = 26
     F_SERVER = 27

@@ -1,5 +1,7 @@
 """reader: HTTP/1.1 messages on their way in: see reader.pyx."""
 from fastgate._core.platform.buffer cimport buf
+from libc.stdint cimport uint32_t
+
 from fastgate._core.state cimport call, exchange
 
 cdef inline buf *read_waiting(const exchange *e) noexcept nogil:
@@ -11,6 +13,7 @@ cdef inline buf *read_waiting(const exchange *e) noexcept nogil:
     return NULL
 
 cdef int read_expect_body(exchange *e) noexcept nogil
+cdef uint32_t read_plain(const exchange *e, call *k, char *p, uint32_t n) noexcept nogil
 cdef buf *read_take(exchange *e, int verbatim, int *refused) noexcept nogil
 cdef int read_skip(exchange *e) noexcept nogil
 

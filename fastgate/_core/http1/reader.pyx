@@ -103,6 +103,15 @@ cdef buf *read_take(exchange *e, int verbatim, int *refused) noexcept nogil:
     return out
 
 
+cdef uint32_t read_plain(const exchange *e, call *k, char *p, uint32_t n) noexcept nogil:
+    # The copy is sent by this call, whose decoder is free until there is an answer.
+    cdef uint32_t consumed = 0, produced = 0
+    if e.req.framing != FRAMING_CHUNKED:
+        return n
+    chunk_decode(&k.resp_chunks, p, n, &consumed, &produced)
+    return produced
+
+
 cdef int read_skip(exchange *e) noexcept nogil:
     cdef buf *b
     cdef uint32_t consumed = 0, produced = 0

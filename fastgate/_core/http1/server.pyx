@@ -54,7 +54,7 @@ from fastgate._core.upstream.announced cimport announced_left
 from fastgate._core.http1.entry cimport (
     entry_admit, entry_announced, entry_late, entry_leave, entry_peer, entry_read)
 from fastgate._core.http1.handshakes cimport handshake_enter, handshake_leave, handshakes_full
-from fastgate._core.http1.reader cimport read_expect_body, read_skip, read_take, read_waiting
+from fastgate._core.http1.reader cimport read_expect_body, read_plain, read_skip, read_take, read_waiting
 from fastgate._core.http1.writer cimport (
     write_data, write_end, write_interim, write_sent, write_start, write_verbatim)
 from fastgate._core.http1.deadlines cimport (
@@ -577,6 +577,7 @@ cdef void codec_reset(exchange *e) noexcept nogil:
 cdef server_codec CODEC
 CODEC.expect_body = read_expect_body
 CODEC.take = read_take
+CODEC.plain = read_plain
 CODEC.waits = codec_waits
 CODEC.read = codec_read
 CODEC.verbatim = write_verbatim

@@ -19,7 +19,7 @@ from libc.string cimport memcpy, memset, strlen
 
 from fastgate._core.shared.log_ring cimport (
     LOG_ABORTED, LOG_CERTIFICATE, LOG_DELAYED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, LOG_TLS, LOG_TUNNEL, LOG_UPCALL,
-    LOG_UPSTREAM_REUSED, PHASES, PHASE_NEVER, TEXTS, TEXT_CONSUMER, TEXT_HOST, TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_QUERY, TEXT_ROUTE,
+    LOG_UPSTREAM_REUSED, PHASES, PHASE_NEVER, TEXTS, TEXT_CONSUMER, TEXT_HOST, TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_QUERY, TEXT_ROUTE, TEXT_SERVICE,
     TEXT_TARGET, TEXT_USER_AGENT)
 from fastgate._core.reason cimport reason_text
 from fastgate._core.platform.text cimport put_hex, put_lit
@@ -414,6 +414,7 @@ cdef uint32_t format_json(const log_record *r, char *out, line_clock *clock, bin
         p = put_lit(p + length, b'"')
     p = put_member(p, b',"limit":"', &t, TEXT_LIMIT)
     p = put_member(p, b',"route":"', &t, TEXT_ROUTE)
+    p = put_member(p, b',"service":"', &t, TEXT_SERVICE)
     p = put_member(p, b',"consumer":"', &t, TEXT_CONSUMER)
     p = put_number(put_lit(p, b',"bytes_in":'), r.bytes_in)
     p = put_number(put_lit(p, b',"bytes_out":'), r.bytes_out)

@@ -17,5 +17,9 @@ cdef int concurrency_room(segment_header *s, uint32_t worker, uint64_t key) noex
     # whether the key has a row, or half of the worker's rows are free
 cdef uint64_t concurrency_count(segment_header *s, uint64_t key) noexcept nogil
     # in flight now, over all workers
+cdef void concurrency_note(segment_header *s, uint32_t worker, uint64_t key, uint64_t word) noexcept nogil
+    # let others read a word; 0 removes it. Nothing is counted under the key. Without a free row, nothing is noted.
+cdef uint64_t concurrency_noted(segment_header *s, uint32_t worker, uint64_t key) noexcept nogil
+    # what a worker has noted; 0: nothing
 cdef void concurrency_clear(segment_header *s, uint32_t worker) noexcept nogil
     # called by the supervisor when the worker is dead

@@ -167,6 +167,21 @@ cdef uint64_t concurrency_count(segment_header *s, uint64_t key) noexcept nogil:
     return total
 
 
+cdef void concurrency_note(segment_header *s, uint32_t worker, uint64_t key, uint64_t word) noexcept nogil:
+    cdef concurrency_head *head = _head(s, worker)
+    cdef concurrency_row *row = _find(s, head, key)
+    if row is NULL and word != 0:
+        row = _insert(s, head, key)
+    if row is not NULL:
+        fg_store(&row.word, word)
+        if word == 0:
+            _free(head, row)
+
+
+cdef uint64_t concurrency_noted(segment_header *s, uint32_t worker, uint64_t key) noexcept nogil:
+    return _word(s, worker, key)
+
+
 cdef void concurrency_clear(segment_header *s, uint32_t worker) noexcept nogil:
     zero_pages(<char *>_head(s, worker), s.logring_at - s.concurrency_at)
 

@@ -37,7 +37,7 @@ from fastgate._core.platform.atomics cimport fg_load
 from fastgate._core.reason cimport REASON_COUNT
 from fastgate._core.shared.segment cimport Segment
 from fastgate._core.shared.layout cimport (
-    BUCKETS, OUTCOMES, STATUS_SLOTS, TOKEN_RESULTS, TOKEN_ROWS, worker_row)
+    BUCKETS, MIRROR_RESULTS, OUTCOMES, STATUS_SLOTS, TOKEN_RESULTS, TOKEN_ROWS, worker_row)
 
 cdef enum:
     STATUS_END = 600
@@ -142,6 +142,7 @@ cdef class RouteCounts:
     cdef readonly object delays
     cdef readonly object aborts
     cdef readonly object validated
+    cdef readonly tuple mirrored       # by MirrorResult
 
 
 cdef class CountersSnapshot:
@@ -181,6 +182,7 @@ cdef bint _sum_row(segment_header *s, uint64_t row, route_counters *out) noexcep
         if row < fg_load(&w.rows_used) or row == s.route_rows - 1:
             rows = <route_counters *>(w + 1)
             _add(words, <uint64_t *>(rows + row), ROUTE_WORDS)
+    out.turn = 0                         # no count
     for i in range(ROUTE_WORDS):
         any_word |= words[i]
     return any_word != 0
@@ -213,6 +215,7 @@ cdef RouteCounts _route(object slot, const route_counters *r):
     out.delays = r.delays
     out.aborts = r.aborts
     out.validated = r.validated
+    out.mirrored = tuple([r.mirrored[i] for i in range(MIRROR_RESULTS)])
     return out
 
 
@@ -256,6 +259,9 @@ cdef dict _worker(const worker_counters *c, const worker_row *row):
         "handshakes_upstream_1.3_resumed": c.handshakes[1][1][1],
         "handshakes_client_failed": c.handshakes_failed[0],
         "handshakes_upstream_failed": c.handshakes_failed[1],
+        "queued": c.queued,
+        "queue_refused": c.queue_refused,
+        "queue_timeouts": c.queue_timeouts,
         "pid": row.pid,
         "generation": row.generation,
         "heartbeat_ns": row.heartbeat_ns,

@@ -12,7 +12,7 @@ from fastgate._core.reason cimport REASON_COUNT
 
 cdef enum:
     MAX_WORKERS = 64
-    SEGMENT_VERSION = 6
+    SEGMENT_VERSION = 7
     PAGE = 4096
     LOGRING_HEAD = 4096           # bytes reserved before the log ring's records, at most
     LOG_RECORD = 512              # bytes: sizeof(log_record)
@@ -106,6 +106,13 @@ cdef struct histogram:
     uint64_t sum_ns
     uint64_t count
 
+cpdef enum MirrorResult:
+    MIRROR_SENT = 0               # it was answered
+    MIRROR_FAILED = 1             # no answer came
+    MIRROR_DROPPED = 2            # too many were in progress
+    MIRROR_TOO_LONG = 3           # its body is
+    MIRROR_RESULTS = 4
+
 cdef struct route_counters:
     uint64_t outcomes[OUTCOMES]   # without a Reason: by status; else STATUS_SLOTS + Reason
     histogram gateway             # accept of the head → last byte handed to the kernel, less upstream
@@ -116,7 +123,8 @@ cdef struct route_counters:
     uint64_t delays               # faults that were injected
     uint64_t aborts
     uint64_t validated            # requests that passed validation
-    uint64_t reserved[5]
+    uint64_t mirrored[MIRROR_RESULTS]
+    uint64_t turn                 # of a service in a split: where its turns stand (split.pyx); no count
 
 cdef enum:
     TOKEN_ROWS = 16
@@ -161,7 +169,10 @@ cdef struct worker_counters:
     uint64_t handshakes[2][2][2]  # of TLS: with clients, upstreams; version 1.2, 1.3; full, resumed
     uint64_t handshakes_failed[2]
     uint64_t tokens[TOKEN_ROWS][TOKEN_RESULTS]    # by their issuer's row, the first for those of no issuer; TokenResult
-    uint64_t reserved[49]
+    uint64_t queued               # requests that waited for room at a target
+    uint64_t queue_refused        # that found the queue full
+    uint64_t queue_timeouts       # that waited in vain
+    uint64_t reserved[46]
     histogram upcall_lag          # how long each step of a handler kept the worker from polling
 
 # ---- accounts: money/wallet.pyx ----------------------------------------------------------

@@ -9,7 +9,7 @@ from fastgate._core.platform.text cimport fg_copy
 
 cdef enum:
     PHASES = 16
-    LOG_TEXT = 304
+    LOG_TEXT = 303
     LOGRING_HEADER = 256      # bytes before the records: sizeof(ring_header)
     PHASE_NEVER = 0xFFFFFFFF  # in phase_us
 
@@ -54,12 +54,13 @@ cpdef enum LogText:
     TEXT_HOST = 1
     TEXT_PATH = 2             # canonical
     TEXT_ROUTE = 3
-    TEXT_CONSUMER = 4
-    TEXT_TARGET = 5
-    TEXT_QUERY = 6            # if the configuration asks for it, without hidden parameters
-    TEXT_USER_AGENT = 7
-    TEXT_LIMIT = 8            # name of the limit that refused
-    TEXTS = 9
+    TEXT_SERVICE = 4          # if the route has several
+    TEXT_CONSUMER = 5
+    TEXT_TARGET = 6
+    TEXT_QUERY = 7            # if the configuration asks for it, without hidden parameters
+    TEXT_USER_AGENT = 8
+    TEXT_LIMIT = 9            # name of the limit that refused
+    TEXTS = 10
 
 cdef struct log_record:       # 512 bytes
     uint64_t sequence         # position + 1, set by logring_commit
@@ -101,9 +102,9 @@ cdef extern from *:
     #ifndef FASTGATE_LOG_LEAVE
     #define FASTGATE_LOG_LEAVE
     /* Octets of the text area that text i must leave to the texts after it: enough for a route's
-       name (32), a consumer's id (36), a target (28) and a limit's name (16) after a very long path, and
+       name (32), a service's (24), a consumer's id (36), a target (28) and a limit's name (16) after a very long path, and
        for part of the user agent (40) after a very long query. */
-    static const unsigned char FG_LOG_LEAVE[] = {240, 190, 112, 80, 44, 16, 56, 16, 0};
+    static const unsigned char FG_LOG_LEAVE[] = {255, 214, 136, 104, 80, 44, 16, 56, 16, 0};
     #endif
     """
     const uint8_t *LEAVE "FG_LOG_LEAVE"

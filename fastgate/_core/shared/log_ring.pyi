@@ -34,12 +34,13 @@ class LogText(IntEnum):
     TEXT_HOST = 1
     TEXT_PATH = 2
     TEXT_ROUTE = 3
-    TEXT_CONSUMER = 4
-    TEXT_TARGET = 5
-    TEXT_QUERY = 6
-    TEXT_USER_AGENT = 7
-    TEXT_LIMIT = 8
-    TEXTS = 9
+    TEXT_SERVICE = 4
+    TEXT_CONSUMER = 5
+    TEXT_TARGET = 6
+    TEXT_QUERY = 7
+    TEXT_USER_AGENT = 8
+    TEXT_LIMIT = 9
+    TEXTS = 10
 
 TEXT_NAMES: tuple[str, ...]
 PHASE_NAMES: tuple[str, ...]

@@ -28,7 +28,7 @@ if sizeof(ring_header) != LOGRING_HEADER or sizeof(log_record) != LOG_RECORD:
     raise AssertionError("the log ring's structs do not have the sizes that its layout needs")
 
 TEXT_NAMES = (
-    "method", "host", "path", "route", "consumer", "target", "query", "user_agent", "limit")
+    "method", "host", "path", "route", "service", "consumer", "target", "query", "user_agent", "limit")
 PHASE_NAMES = tuple(
     name.removeprefix("PHASE_").lower() for name in globals()["Phase"].__members__
 )

@@ -8,10 +8,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastgate._core.snapshot.auth cimport auth_method, auth_rec, scope_rule
 from fastgate._core.snapshot.predicates cimport automaton_out
 from fastgate._core.snapshot.snapshot cimport (
-    LIMIT_RATE, NONE32, PREDICATE_SEGMENT, ROUTE_TRAFFIC, Snapshot, URL_PARAM, URL_PIECES, address_rule, cors_rec, header_rule, limit_rec,
+    LIMIT_RATE, NONE32, PREDICATE_SEGMENT, ROUTE_MIRROR, ROUTE_SPLIT, ROUTE_TRAFFIC, SPLIT_BY_COOKIE, Snapshot, URL_PARAM, URL_PIECES, address_rule, cors_rec, header_rule, limit_rec,
     listener_rec, plan_rec, policy_rec, predicate, price_step, refusal_rec, route_rec, service_rec, snap_auth,
     snap_policy, snap_route, snap_service, snap_str, snap_table, snap_target, snap_upstream, snapshot_header, static_rec,
-    sticky_rec, str_out, str_ref, table_out, table_ref, target_rec, traffic_rec, upstream_rec, url_piece)
+    sticky_rec, str_out, str_ref, table_out, table_ref, target_rec, upstream_rec, url_piece)
+from fastgate._core.snapshot.traffic cimport split_rec, traffic_rec
 
 from fastgate.errors import SnapshotError
 
@@ -116,22 +117,46 @@ cdef bint policy_out(const snapshot_header *h, const policy_rec *p) noexcept nog
         or rules_out(h, p.request_rules) or rules_out(h, p.response_rules)
         or pieces_out(h, p.rewrite) or table_out(h, p.client_auth, sizeof(uint64_t))
         or index_out(p.traffic, h.traffic) or (p.flags & ROUTE_TRAFFIC and p.traffic == NONE32)
+        or (p.flags & (ROUTE_SPLIT | ROUTE_MIRROR) and lacks_parts(h, p))
     )
+
+
+cdef bint lacks_parts(const snapshot_header *h, const policy_rec *p) noexcept nogil:
+    """Whether a part of its traffic_rec, which is one, is missing."""
+    cdef const traffic_rec *t = <const traffic_rec *>snap_table(h, h.traffic) + p.traffic
+    return (p.flags & ROUTE_SPLIT and t.split.count == 0) or (p.flags & ROUTE_MIRROR and t.mirror_service == NONE32)
+
+
+cdef bint sticky_out(const snapshot_header *h, table_ref t) noexcept nogil:
+    cdef const sticky_rec *sticky = <const sticky_rec *>snap_table(h, t)
+    if t.count > 1 or table_out(h, t, sizeof(sticky_rec)):
+        return True
+    return t.count and (str_out(h, sticky.cookie) or str_out(h, sticky.before) or str_out(h, sticky.after))
+
+
+cdef bint split_out(const snapshot_header *h, const traffic_rec *r) noexcept nogil:
+    cdef const split_rec *rows = <const split_rec *>snap_table(h, r.split)
+    cdef uint32_t i
+    if table_out(h, r.split, sizeof(split_rec)) or sticky_out(h, r.split_cookie) or (
+            r.split.count and r.split_by == SPLIT_BY_COOKIE and r.split_cookie.count == 0):
+        return True
+    for i in range(r.split.count):
+        if predicates_out(h, rows[i].when) or rows[i].policy >= h.policies.count \
+                or snap_policy(h, rows[i].policy).service == NONE32:
+            return True
+    return False
 
 
 cdef bint traffic_out(const snapshot_header *h, const traffic_rec *r) noexcept nogil:
     return (
+        split_out(h, r) or index_out(r.mirror_service, h.services) or str_out(h, r.mirror_host) or
         predicates_out(h, r.fault_when) or str_out(h, r.maintenance_message)
         or table_out(h, r.maintenance_allow, sizeof(address_rule))
     )
 
 
 cdef bint upstream_out(const snapshot_header *h, const upstream_rec *u) noexcept nogil:
-    cdef const sticky_rec *sticky = <const sticky_rec *>snap_table(h, u.sticky)
-    if (str_out(h, u.name) or str_out(h, u.hash_header) or u.sticky.count > 1
-            or table_out(h, u.sticky, sizeof(sticky_rec))):
-        return True
-    if u.sticky.count and (str_out(h, sticky.cookie) or str_out(h, sticky.before) or str_out(h, sticky.after)):
+    if str_out(h, u.name) or str_out(h, u.hash_header) or sticky_out(h, u.sticky):
         return True
     if u.targets.count == 0:
         return False

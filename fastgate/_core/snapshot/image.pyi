@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from typing import Any
 
 from fastgate._core.snapshot.records import RecordHeap
 
@@ -11,6 +12,16 @@ class ImageBuilder(RecordHeap):
         *,
         slot: int,
         methods: int = 0,
+        priority: int = 0,
+        tokens: int = 0,
+        predicates: int = 0,
+        pattern: str = "",
+        params: int = 0,
+        **policy: Any,
+    ) -> int: ...
+    def add_policy(
+        self,
+        *,
         body_cap: int = 0,
         service: int = ...,
         handler: int = ...,
@@ -18,22 +29,17 @@ class ImageBuilder(RecordHeap):
         auth: int = ...,
         cors: int = ...,
         flags: int = 0,
-        priority: int = 0,
         strip: int = 0,
         timeout_ms: int = 0,
         idle_ms: int = 0,
         replace: str = "",
-        tokens: int = 0,
         limits: int = 0,
         addresses: int = 0,
-        predicates: int = 0,
         request_rules: int = 0,
         response_rules: int = 0,
         notice: str = "",
         price_micros: int = 0,
         price_currency: str = "",
-        pattern: str = "",
-        params: int = 0,
         payment_required: str = "",
         host: str = "",
         rewrite: int = 0,
@@ -53,6 +59,14 @@ class ImageBuilder(RecordHeap):
         maintenance_message: str = "",
         maintenance_allow: int = 0,
         maintenance_wait_s: int = 0,
+        split: int = 0,
+        split_by: int = 0,
+        split_cookie: int = 0,
+        split_seed: int = 0,
+        mirror_service: int = ...,
+        mirror_share: int = 0,
+        mirror_host: str = "",
+        mirror_client_host: bool = False,
     ) -> int: ...
     def add_service(
         self,
@@ -82,6 +96,9 @@ class ImageBuilder(RecordHeap):
         keepalive_idle_ms: int = 0,
         keepalive_max: int = 0,
         max_connections: int = 0,
+        queue_max: int = 0,
+        queue_ms: int = 0,
+        tiers: int = 0,
         eject_after: int = 0,
         eject_within_ms: int = 0,
         eject_ms: int = 0,
@@ -99,6 +116,7 @@ class ImageBuilder(RecordHeap):
         sockaddr: bytes,
         authority: str,
         weight: int = 1,
+        priority: int = 0,
         path: str = "",
         host: str = "",
         tls: int = 0,

@@ -20,10 +20,11 @@ from fastgate._core.reason cimport REASON_COUNT
 from fastgate._core.snapshot.currency cimport currency_code
 from fastgate._core.snapshot.sealing cimport write_image
 from fastgate._core.snapshot.auth cimport auth_rec
+from fastgate._core.snapshot.traffic cimport traffic_rec
 from fastgate._core.snapshot.snapshot cimport (
     HASH_SEED, LISTENER_HSTS_PRELOAD, LISTENER_HSTS_SUBDOMAINS, ROUTE_CERTIFICATES, ROUTE_MAKES_URL, STATUS_COUNT,
     STATUS_FIRST, cors_rec, hash64, listener_rec, plan_rec, policy_rec, refusal_rec, route_rec, service_rec,
-    static_rec, target_rec, traffic_rec, upstream_rec)
+    static_rec, target_rec, upstream_rec)
 
 NONE = 0xFFFFFFFF               # NONE32
 
@@ -77,20 +78,12 @@ cdef class ImageBuilder(RecordHeap):
 
     # ---- main tables ----------------------------------------------------------------------
 
-    def add_route(self, name: str, *, slot, methods=0, body_cap=0, service=NONE, handler=NONE,
-                  static_response=NONE, auth=NONE, cors=NONE, flags=0, priority=0, strip=0,
-                  timeout_ms=0, idle_ms=0, replace="", tokens=0, limits=0, addresses=0, predicates=0,
-                  request_rules=0, response_rules=0, notice="", price_micros=0, price_currency="", pattern="",
-                  params=0, payment_required="", host="", rewrite=0, client_auth=0, traffic=NONE, validator=NONE, deadline_ms=0) -> int:
-        """Append a route_rec, with its policy_rec; returns its index. Tables are handles.
-
-        `client_auth`: of `ids`. `payment_required`: whole lines with their CRLF. Raises ValueError for a line over 8 KiB.
-        """
+    def add_route(self, name: str, *, slot, methods=0, priority=0, tokens=0, predicates=0, pattern="", params=0,
+                  **policy) -> int:
+        """Append a route_rec; returns its index. Tables are handles. `policy`: see `add_policy`."""
         cdef route_rec r
-        cdef policy_rec p
         cdef bytes raw = name.encode()
         memset(&r, 0, sizeof(r))
-        memset(&p, 0, sizeof(p))
         r.name = self._string(raw)
         r.identity = _identity(raw)
         r.pattern = self._string(pattern)
@@ -100,6 +93,19 @@ cdef class ImageBuilder(RecordHeap):
         r.methods = methods
         r.slot = slot
         r.priority = priority
+        r.policy = self.add_policy(**policy)
+        return self._append(&self.routes, &r, sizeof(r), 8) // sizeof(r)
+
+    def add_policy(self, *, body_cap=0, service=NONE, handler=NONE, static_response=NONE, auth=NONE, cors=NONE, flags=0,
+                   strip=0, timeout_ms=0, idle_ms=0, replace="", limits=0, addresses=0, request_rules=0,
+                   response_rules=0, notice="", price_micros=0, price_currency="", payment_required="", host="",
+                   rewrite=0, client_auth=0, traffic=NONE, validator=NONE, deadline_ms=0) -> int:
+        """The index of a policy_rec; equal ones have the same index. Tables are handles.
+
+        `client_auth`: of `ids`. `payment_required`: whole lines with their CRLF. Raises ValueError for a line over 8 KiB.
+        """
+        cdef policy_rec p
+        memset(&p, 0, sizeof(p))
         p.body_cap = body_cap
         p.service = service
         p.handler = handler
@@ -132,11 +138,12 @@ cdef class ImageBuilder(RecordHeap):
             if any(len(line) > PAYMENT_LINE for line in payment_required.split("\r\n")):
                 raise ValueError("a header of a 402 is over 8 KiB, which clients refuse")
             p.payment_required = self._string(payment_required)
-        r.policy = self._shared(&self.policies, self.policy_index, &p, sizeof(p))
-        return self._append(&self.routes, &r, sizeof(r), 8) // sizeof(r)
+        return self._shared(&self.policies, self.policy_index, &p, sizeof(p))
 
     def add_traffic(self, *, delay_ns=0, fault_when=0, delay_permille=0, abort_permille=0, abort_status=0,
-                    maintenance_message="", maintenance_allow=0, maintenance_wait_s=0) -> int:
+                    maintenance_message="", maintenance_allow=0, maintenance_wait_s=0, split=0, split_by=0,
+                    split_cookie=0, split_seed=0, mirror_service=NONE, mirror_share=0, mirror_host="",
+                    mirror_client_host=False) -> int:
         """The index of a traffic_rec; equal ones have the same index. Tables are handles."""
         cdef traffic_rec r
         memset(&r, 0, sizeof(r))
@@ -148,6 +155,14 @@ cdef class ImageBuilder(RecordHeap):
         r.maintenance_message = self._string(maintenance_message)
         r.maintenance_allow = self._handle(maintenance_allow)
         r.maintenance_wait_s = maintenance_wait_s
+        r.split = self._handle(split)
+        r.split_by = split_by
+        r.split_cookie = self._handle(split_cookie)
+        r.split_seed = split_seed
+        r.mirror_service = mirror_service
+        r.mirror_share = mirror_share
+        r.mirror_host = self._string(mirror_host)
+        r.mirror_client_host = 1 if mirror_client_host else 0
         return self._shared(&self.traffic, self.traffic_index, &r, sizeof(r))
 
     cdef bint _redirects(self, uint32_t index) noexcept:
@@ -183,7 +198,7 @@ cdef class ImageBuilder(RecordHeap):
         return self._append(&self.services, &r, sizeof(r), 8) // sizeof(r)
 
     def add_upstream(self, name: str, *, slot, balance=0, hash_by=0, hash_header="", connect_ms=0, write_ms=0,
-                     keepalive_idle_ms=0, keepalive_max=0, max_connections=0, eject_after=0,
+                     keepalive_idle_ms=0, keepalive_max=0, max_connections=0, queue_max=0, queue_ms=0, tiers=0, eject_after=0,
                      eject_within_ms=0, eject_ms=0, eject_statuses=(), proxy_protocol=0, slow_start_ms=0, sticky=0) -> int:
         """Append an upstream_rec; returns its index. Its targets are those that are added next. `sticky`: of `sticky`."""
         cdef upstream_rec r
@@ -200,6 +215,9 @@ cdef class ImageBuilder(RecordHeap):
         r.keepalive_idle_ms = keepalive_idle_ms
         r.keepalive_max = keepalive_max
         r.max_connections = max_connections
+        r.queue_max = queue_max
+        r.queue_ms = queue_ms
+        r.tiers = tiers
         r.eject_after = eject_after
         r.eject_within_ms = eject_within_ms
         r.eject_ms = eject_ms
@@ -209,7 +227,7 @@ cdef class ImageBuilder(RecordHeap):
         r.sticky = self._handle(sticky)
         return self._append(&self.upstreams, &r, sizeof(r), 8) // sizeof(r)
 
-    def add_target(self, name: str, *, identity, slot, sockaddr: bytes, authority, weight=1,
+    def add_target(self, name: str, *, identity, slot, sockaddr: bytes, authority, weight=1, priority=0,
                    path="", host="", tls=0, pool=0, sticky="") -> int:
         """Append a target_rec to the upstream added last; returns its index.
 
@@ -227,6 +245,7 @@ cdef class ImageBuilder(RecordHeap):
         memcpy(r.sockaddr, <const char *>sockaddr, len(sockaddr))
         r.sockaddr_len = <uint32_t>len(sockaddr)
         r.weight = weight
+        r.priority = priority
         r.identity = identity
         r.pool = pool or identity
         r.tls = tls

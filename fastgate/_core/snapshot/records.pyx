@@ -15,6 +15,7 @@ from libc.string cimport memcpy, memset
 
 from fastgate._core.snapshot.sealing cimport LARGEST_IMAGE
 from fastgate._core.snapshot.auth cimport auth_method, scope_rule
+from fastgate._core.snapshot.traffic cimport split_rec
 from fastgate._core.snapshot.snapshot cimport (
     HEADER_REMOVE, PREDICATE_SEGMENT, address_rule, header_rule, limit_rec, predicate, price_step, snapshot_header, sticky_rec, url_piece)
 
@@ -240,6 +241,17 @@ cdef class RecordHeap:
         r.after = self._string(attributes)
         r.secure = secure
         return self.table([(<char *>&r)[:sizeof(r)]])
+
+    def split(self, *, policy, row, weight, tag, when=0) -> bytes:
+        """One split_rec."""
+        cdef split_rec r
+        memset(&r, 0, sizeof(r))
+        r.when = self._handle(when)
+        r.policy = policy
+        r.row = row
+        r.weight = weight
+        r.tag = tag
+        return (<char *>&r)[:sizeof(r)]
 
     def url_piece(self, kind: int, *, text="", param=0, encode=False) -> bytes:
         """One url_piece."""

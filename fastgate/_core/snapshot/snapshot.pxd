@@ -10,9 +10,10 @@ from libc.string cimport memcpy
 
 from fastgate._core.snapshot.auth cimport auth_rec
 from fastgate._core.snapshot.refs cimport str_ref, table_ref
+from fastgate._core.snapshot.traffic cimport traffic_rec
 
 cdef enum:
-    SNAPSHOT_VERSION = 14
+    SNAPSHOT_VERSION = 15
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cpdef enum SettingFlag:       # of the whole gateway
@@ -195,9 +196,11 @@ cpdef enum RouteFlag:
     ROUTE_FAULT = 8192            # faults are injected: `traffic_rec`
     ROUTE_MAINTENANCE = 16384     # it is closed for maintenance
     ROUTE_VALIDATE = 32768        # `validator` is one
+    ROUTE_SPLIT = 65536           # other services get part of its requests: `traffic_rec`
+    ROUTE_MIRROR = 131072         # copies of its requests go to another service
 
 cdef enum:
-    ROUTE_TRAFFIC = ROUTE_FAULT | ROUTE_MAINTENANCE    # the flags with which a route has a `traffic_rec`
+    ROUTE_TRAFFIC = ROUTE_FAULT | ROUTE_MAINTENANCE | ROUTE_SPLIT | ROUTE_MIRROR    # with one of them, there is a `traffic_rec`
 
 cpdef enum PlanFlag:
     PLAN_ABANDONED_FREE = 1       # the same for the plan's price
@@ -247,18 +250,11 @@ cdef struct policy_rec:           # 192 bytes, aligned to 64: equal policies are
     uint32_t deadline_ms          # from the request's first byte to the answer's last; 0: none
     uint64_t reserved[5]
 
-# What a route does with its traffic besides forwarding it. Each part is read only if its RouteFlag is set.
-cdef struct traffic_rec:
-    # ROUTE_FAULT
-    uint64_t delay_ns             # 0: none
-    table_ref fault_when          # predicate: of the requests concerned; empty: all
-    uint16_t delay_permille       # of these requests
-    uint16_t abort_permille
-    uint16_t abort_status         # 0: none
-    # ROUTE_MAINTENANCE
-    str_ref maintenance_message   # what its operator says; len 0: nothing
-    table_ref maintenance_allow   # address_rule: who may pass
-    uint32_t maintenance_wait_s   # for Retry-After
+cpdef enum SplitBy:           # what decides which service of a split gets a request
+    SPLIT_BY_TURNS = 0
+    SPLIT_BY_CONSUMER = 1     # a hash of it
+    SPLIT_BY_ADDRESS = 2
+    SPLIT_BY_COOKIE = 3
 
 # A set of statuses: one bit for each from 400 to 599.
 cdef enum:
@@ -294,8 +290,7 @@ cdef struct service_rec:
     table_ref limits
     table_ref plans               # table of uint32_t plan slots that include it; empty: any consumer
     uint64_t retry_statuses[STATUS_WORDS]   # answers that are retried elsewhere
-    uint32_t flags
-    uint32_t reserved
+    uint32_t flags, reserved
 
 cpdef enum StickySecure:          # whether a sticky cookie is set as Secure
     STICKY_CLEAR = 0
@@ -306,8 +301,7 @@ cdef struct sticky_rec:
     str_ref cookie                # its name
     str_ref before                # "Set-Cookie: NAME="
     str_ref after                 # what follows the value: "; Path=/; ...", without Secure and a line end
-    uint32_t secure               # StickySecure
-    uint32_t reserved
+    uint32_t secure, reserved     # secure: StickySecure
 
 cdef struct upstream_rec:
     str_ref name
@@ -322,7 +316,9 @@ cdef struct upstream_rec:
     uint32_t write_ms             # for a target that takes nothing of the request
     uint32_t keepalive_idle_ms    # an idle pooled connection is closed after this
     uint32_t keepalive_max        # idle connections kept per target and worker
-    uint32_t max_connections      # per target and worker; 0: no limit (circuit breaker)
+    uint32_t max_connections      # requests in progress at a target, from all workers; 0: no limit
+    uint32_t queue_max, queue_ms  # requests that may wait for one with room; how long each waits
+    uint32_t tiers                # 1: its targets differ in priority
     uint32_t eject_after          # failures in a row; 0: never
     uint32_t eject_within_ms      # a series of failures lasts at most this long
     uint32_t eject_ms
@@ -333,7 +329,7 @@ cdef struct upstream_rec:
 cdef struct target_rec:
     uint8_t sockaddr[112]         # struct sockaddr_in / _in6 / _un, ready for connect()
     uint32_t sockaddr_len         # 0: the name could not be resolved yet
-    uint32_t weight               # 1..1000
+    uint32_t weight, priority     # weight: at least 1; priority: lower numbers come first
     uint64_t identity             # hash of upstream name and address: key of the shared health row
     uint64_t pool                 # hash of that and `tls`: key of the connections, which differ by it
     uint64_t tls                  # keyring.upstream_id of its TLS; 0: clear

@@ -111,9 +111,17 @@ class RouteFlag(IntFlag):
     ROUTE_FAULT = 8192
     ROUTE_MAINTENANCE = 16384
     ROUTE_VALIDATE = 32768
+    ROUTE_SPLIT = 65536
+    ROUTE_MIRROR = 131072
 
 class PlanFlag(IntFlag):
     PLAN_ABANDONED_FREE = 1
+
+class SplitBy(IntFlag):
+    SPLIT_BY_TURNS = 0
+    SPLIT_BY_CONSUMER = 1
+    SPLIT_BY_ADDRESS = 2
+    SPLIT_BY_COOKIE = 3
 
 class Balance(IntFlag):
     BALANCE_ROUND_ROBIN = 0

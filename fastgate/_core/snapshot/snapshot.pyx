@@ -32,6 +32,7 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, PROT_
 from posix.unistd cimport close
 
 from fastgate._core.reason cimport REASON_COUNT
+from fastgate._core.snapshot.traffic cimport split_rec
 
 import fcntl
 import os
@@ -337,6 +338,14 @@ cdef class Snapshot:
         record = self._open(r[0])
         record["fault_when"] = self._predicates(r.fault_when)
         record["maintenance_allow"] = self._addresses(r.maintenance_allow)
+        record["split"] = []
+        cdef const split_rec *rows = <const split_rec *>snap_table(self.header, r.split)
+        for i in range(r.split.count):
+            side = self._open(rows[i])
+            side["when"] = self._predicates(rows[i].when)
+            side["service"] = snap_policy(self.header, rows[i].policy).service
+            side["limits"] = self._limits(snap_policy(self.header, rows[i].policy).limits)
+            record["split"].append(side)
         return record
 
     def service(self, index: int) -> dict:

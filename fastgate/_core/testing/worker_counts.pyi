@@ -1,5 +1,7 @@
 """worker_counts: counting as a worker does (see worker_counts.pyx)."""
 
+from collections.abc import Sequence
+
 from fastgate._core.shared.segment import Segment
 
 WORKER_COUNTERS: tuple[str, ...]
@@ -19,6 +21,7 @@ def count_request(
     delays: int = 0,
     aborts: int = 0,
     validated: int = 0,
+    mirrored: Sequence[int] = (),
 ) -> None: ...
 def count_worker(segment: Segment, worker: int, name: str, n: int = 1) -> None: ...
 def bucket_of(ns: int) -> int: ...

@@ -4,7 +4,7 @@ from libc.string cimport memset
 
 from fastgate._core.shared.counters cimport (
     count_outcome, counters_route, counters_worker, fg_count, observe)
-from fastgate._core.shared.layout cimport BUCKETS, histogram, route_counters, worker_counters
+from fastgate._core.shared.layout cimport BUCKETS, TOKEN_RESULTS, TOKEN_ROWS, histogram, route_counters, worker_counters
 from fastgate._core.shared.segment cimport Segment
 
 _WORDS = (
@@ -17,7 +17,8 @@ _WORDS = (
     "handshakes_client_1.2_full", "handshakes_client_1.2_resumed", "handshakes_client_1.3_full",
     "handshakes_client_1.3_resumed", "handshakes_upstream_1.2_full", "handshakes_upstream_1.2_resumed",
     "handshakes_upstream_1.3_full", "handshakes_upstream_1.3_resumed", "handshakes_client_failed",
-    "handshakes_upstream_failed",
+    "handshakes_upstream_failed", *[None] * (TOKEN_ROWS * TOKEN_RESULTS), "queued", "queue_refused",
+    "queue_timeouts",
 )
 """The words of `worker_counters`, in their order; None: not a counter."""
 
@@ -33,7 +34,7 @@ cdef _check(Segment segment, uint32_t worker):
 def count_request(Segment segment not None, uint32_t worker, uint32_t slot, uint32_t status, *,
                   uint32_t reason=0, uint64_t gateway_ns=0, uint64_t total_ns=0,
                   uint64_t upstream_ns=0, uint64_t bytes_in=0, uint64_t bytes_out=0, uint64_t delays=0,
-                  uint64_t aborts=0, uint64_t validated=0) -> None:
+                  uint64_t aborts=0, uint64_t validated=0, mirrored=()) -> None:
     """Count one request as a worker does. `upstream_ns` 0: no upstream took part."""
     _check(segment, worker)
     cdef route_counters *r = counters_route(segment.header, worker, slot)
@@ -47,6 +48,8 @@ def count_request(Segment segment not None, uint32_t worker, uint32_t slot, uint
     fg_count(&r.delays, delays)
     fg_count(&r.aborts, aborts)
     fg_count(&r.validated, validated)
+    for result, count in enumerate(mirrored):
+        fg_count(&r.mirrored[<int>result], count)
 
 
 def count_worker(Segment segment not None, uint32_t worker, str name, uint64_t n=1) -> None:

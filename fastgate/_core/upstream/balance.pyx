@@ -1,7 +1,8 @@
 """balance: which target takes a call.
 
 Selection considers the *usable* targets: resolved, not found unhealthy by the active checks, not
-ejected, not yet tried for this call, and with room under `max_connections`.
+ejected, not yet tried for this call, and with room under `max_connections`. Among them are those of the
+first *tier*, the lowest `priority` (SRV).
 
     round_robin         smooth weighted: each target's credit grows by its weight, the one with
                         the most credit is chosen and pays the sum
@@ -16,7 +17,7 @@ So if nothing else distinguishes targets, each policy gives them shares by weigh
 
 If every target that is left is only *ejected* (because of failures in traffic), the ejection is
 ignored: an answer may come, and a certain refusal is no better. A verdict of the active checks is
-not ignored: `no_healthy_target`.
+not ignored: `no_healthy_target`. Where requests can wait for a target that is full, they do that instead.
 
 **Slow start.** With `slow_start`, the weight of a target that became usable grows linearly, from a hundredth to the
 whole, over that time. It counts from `started_ns` of the target's row, which control sets when the target is new or
@@ -30,7 +31,9 @@ from fastgate._core.platform.atomics cimport fg_load
 from fastgate._core.platform.random cimport random64
 from fastgate._core.reason cimport NO_HEALTHY_TARGET, OVERLOADED
 from fastgate._core.shared.cells cimport mix_key
+from fastgate._core.shared.concurrency cimport concurrency_count, concurrency_enter
 from fastgate._core.shared.layout cimport target_row
+from fastgate._core.shared.places cimport place_key
 from fastgate._core.snapshot.snapshot cimport (
     BALANCE_HASH, BALANCE_LEAST_CONNECTIONS, BALANCE_P2C_EWMA, snap_table, target_rec, upstream_rec)
 from fastgate._core.state cimport pool
@@ -57,7 +60,6 @@ cdef enum:
 
 cdef int judge(core *c, const upstream_rec *g, const target_rec *t) noexcept nogil:
     cdef target_row *row = row_of(c, t)
-    cdef pool *p
     if t.sockaddr_len == 0:
         return UNUSABLE
     if fg_load(&row.identity) == t.identity:
@@ -65,10 +67,8 @@ cdef int judge(core *c, const upstream_rec *g, const target_rec *t) noexcept nog
             return UNUSABLE
         if fg_load(&row.ejected_until_ns) > c.loop.now:
             return EJECTED
-    if g.max_connections != 0:
-        p = pool_of(c, t)
-        if p.active >= g.max_connections:
-            return FULL
+    if g.max_connections != 0 and concurrency_count(c.segment, place_key(t.identity)) >= g.max_connections:
+        return FULL
     return USABLE
 
 
@@ -253,32 +253,86 @@ cdef int choose(core *c, call *k, uint64_t mask) noexcept nogil:
     return by_turns(c, k, mask)
 
 
-cdef int select_target(core *c, call *k) noexcept nogil:
-    cdef const upstream_rec *g = k.group
-    cdef uint64_t mask
+# ---- places ---------------------------------------------------------------------------------
+
+cdef int take_place(core *c, call *k, const target_rec *t) noexcept nogil:
+    cdef uint64_t taken = 0
+    if k.group.max_connections == 0:
+        return 1
+    if not concurrency_enter(c.segment, c.worker, place_key(t.identity), k.group.max_connections, &taken):
+        return 0
+    k.place = place_key(t.identity)
+    return 1
+
+
+cdef int place_again(core *c, call *k) noexcept nogil:
+    return take_place(c, k, k.target)
+
+
+cdef int has_full(core *c, call *k) noexcept nogil:
     cdef uint32_t i
-    if g.targets.count == 1 and g.max_connections == 0 and k.tried == 0:
-        i = 0
-        if judge(c, g, target_at(k, 0)) > EJECTED:
-            return NO_HEALTHY_TARGET
-    else:
-        mask = usable(c, k, USABLE)
-        if mask == 0:
-            mask = usable(c, k, EJECTED)
+    for i in range(k.group.targets.count):
+        if judge(c, k.group, target_at(k, i)) == FULL:
+            return 1
+    return 0
+
+
+cdef int has_room(core *c, call *k) noexcept nogil:
+    return usable(c, k, USABLE) != 0 or not has_full(c, k)
+
+
+cdef uint64_t candidates(core *c, call *k, uint64_t without) noexcept nogil:
+    cdef uint64_t mask = usable(c, k, USABLE) & ~without
+    if mask == 0 and not (k.group.queue_max and k.attempts == 0 and (without or has_full(c, k))):
+        mask = usable(c, k, EJECTED) & ~without
+    return mask
+
+
+cdef uint64_t foremost(call *k, uint64_t mask) noexcept nogil:
+    """Those of the lowest priority number."""
+    cdef uint64_t found = 0, rest = mask
+    cdef uint32_t lowest = 0, priority
+    cdef int i
+    while rest:
+        i = __builtin_ctzll(rest)
+        rest &= rest - 1
+        priority = target_at(k, i).priority
+        if found == 0 or priority < lowest:
+            lowest = priority
+            found = 0
+        if priority == lowest:
+            found |= 1ull << i
+    return found
+
+
+cdef int choose_among(core *c, call *k) noexcept nogil:
+    """Choose one of several, or one that may be full: sets k.target. 0, or a Reason."""
+    cdef uint64_t mask, full = 0
+    cdef uint32_t i
+    while True:
+        mask = candidates(c, k, full)
         if mask == 0 and k.tried != 0:
             k.tried = 0                  # all were tried: start again
-            mask = usable(c, k, USABLE)
-            if mask == 0:
-                mask = usable(c, k, EJECTED)
+            mask = candidates(c, k, full)
         if mask == 0:
-            for i in range(g.targets.count):
-                if judge(c, g, target_at(k, i)) == FULL:
-                    return OVERLOADED
-            return NO_HEALTHY_TARGET
+            return OVERLOADED if full or has_full(c, k) else NO_HEALTHY_TARGET
         if k.sticky and mask >> (k.sticky - 1) & 1:
             i = k.sticky - 1             # the client stays with it
         else:
-            i = choose(c, k, mask)
-    k.tried |= 1ull << i
-    k.target = target_at(k, i)
+            i = choose(c, k, foremost(k, mask) if k.group.tiers else mask)
+        if take_place(c, k, target_at(k, i)):
+            k.target = target_at(k, i)
+            k.tried |= 1ull << i
+            return 0
+        full |= 1ull << i                # another worker was faster, or it is ejected, and full
+
+
+cdef int select_target(core *c, call *k) noexcept nogil:
+    cdef const upstream_rec *g = k.group
+    if g.targets.count != 1 or g.max_connections != 0 or k.tried != 0:
+        return choose_among(c, k)
+    if judge(c, g, target_at(k, 0)) > EJECTED:
+        return NO_HEALTHY_TARGET
+    k.target = target_at(k, 0)
+    k.tried = 1
     return 0

@@ -3,6 +3,7 @@
 A call's life:
 
     state      what is awaited            data             end / error
+    WAIT       room at a target           –                overloaded
     CONNECT    the connection             –                retry, else connect failed
     SEND       the final response head    parse; 1xx stay  retry if that is safe, else reset
     BODY       the rest of the body       sink call_body   done (close-delimited) or truncated
@@ -16,7 +17,7 @@ call_error.pyx), which holds the side that failed and whether the request may be
 at the head of the loop counts every turn and decides. A request is sent again only while its body can be
 sent from its start: it came with the head, or none of it has been taken from the client yet. A pooled
 connection that the upstream had already closed (`stale`) counts neither as an attempt nor as a failure:
-once for each chosen target, the same target is tried over a new connection.
+once for each chosen target, the same target is tried over a new connection. Only the first target is waited for.
 
 An answer's end must be known before a connection is pooled again: after bytes beyond it, a
 `Connection: close`, or a request that was not sent completely, it is closed instead.
@@ -25,7 +26,7 @@ from libc.stdint cimport uint16_t
 
 from fastgate._core.platform.buffer cimport buf_len, buf_return
 from fastgate._core.upstream.announced cimport announced_find
-from fastgate._core.upstream.balance cimport select_target
+from fastgate._core.upstream.balance cimport place_again, select_target
 from fastgate._core.upstream.call_error cimport (
     RETRY_ANY, RETRY_IDEMPOTENT, RETRY_NEVER, SIDE_OURS, SIDE_UPSTREAM, call_error, connect_error, error_of, reset_error)
 from fastgate._core.upstream.connection cimport (
@@ -42,6 +43,7 @@ from fastgate._core.upstream.pool cimport (
 from fastgate._core.reason cimport (
     OVERLOADED, RESPONSE_TRUNCATED, UPSTREAM_CONNECT_FAILED, UPSTREAM_INVALID_RESPONSE, UPSTREAM_RESET,
     UPSTREAM_TIMEOUT, UPSTREAM_TLS_FAILED)
+from fastgate._core.upstream.waiting cimport must_wait, place_free, wait_begin, wait_leave
 from fastgate._core.state cimport (
     CALL_BODY, CALL_CLOSE_AFTER, CALL_CONNECT, CALL_COUNTED, CALL_DONE, CALL_FAILED, CALL_FRESH,
     CALL_GOOD, CALL_IDEMPOTENT, CALL_REPLAYABLE, CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND,
@@ -58,6 +60,11 @@ cdef enum:
     MAX_INTERIM = 16
     PER_ATTEMPT = CALL_REQUEST_DONE | CALL_RESPONSE_DONE | CALL_CLOSE_AFTER | CALL_TRUNCATED | CALL_GOOD
 
+cdef enum NextTry:
+    GIVE_UP = 0
+    TRY = 1
+    WAIT = 2
+
 
 # ---- connections ------------------------------------------------------------------------
 
@@ -69,6 +76,9 @@ cdef void detach(core *c, call *k) noexcept nogil:
         if u is not NULL and u.home is not NULL and u.home.active > 0 and u.pool_generation == u.home.generation:
             u.home.active -= 1
     if u is not NULL:
+        if u.place:
+            place_free(c, u.place)
+            u.place = 0
         u.k = NULL
         k.up = NULL
 
@@ -97,48 +107,68 @@ cdef int call_start(core *c, call *k) noexcept nogil:
 
 
 cdef int run(core *c, call *k, call_error *error) noexcept nogil:
-    """The loop of tries. 1: the call is on its way; 0: `error` is the reason why not.
+    """The loop of tries. Not 0: the call is on its way, or waits; 0: `error` is the reason why not.
 
     On entry, `error` is the reason why the last try failed. If an answer's status is to be retried, k.up still
     has that answer: it is discarded only when there is another target; otherwise it stays the answer.
     """
-    while next_try(c, k, error):
+    cdef int next = next_try(c, k, error)
+    while next == TRY:
         if k.up is not NULL:
             discard(c, k)
         if attempt(c, k, error):
             return 1
-    return 0
+        next = next_try(c, k, error)
+    return next
 
 
 cdef int next_try(core *c, call *k, call_error *error) noexcept nogil:
-    """Whether to try (again), and which target: k.target."""
+    """Whether to try (again), and which target: k.target. NextTry."""
     cdef uint32_t most = k.service.attempts if k.service is not NULL else 2
     cdef int reason
     if k.turns >= 2 * most:
-        return 0                         # each chosen target, and a new connection to each
+        return GIVE_UP                   # each chosen target, and a new connection to each
     k.turns += 1
     if k.attempts != 0:
         if not k.flags & CALL_REPLAYABLE or error.retryable == RETRY_NEVER or (
                 error.retryable == RETRY_IDEMPOTENT and not k.flags & CALL_IDEMPOTENT):
-            return 0
-        if error.stale and not k.flags & CALL_FRESH:
+            return GIVE_UP
+        if error.stale and not k.flags & CALL_FRESH and place_again(c, k):
             k.flags |= CALL_FRESH
-            return 1
+            return TRY
         # A try that reached no target put no load on any: the next one costs no retry credit.
         if k.attempts >= most or (error.retryable == RETRY_IDEMPOTENT and not pool_affords(c, k)):
-            return 0
-    reason = select_target(c, k)
+            return GIVE_UP
+    reason = OVERLOADED
+    if k.attempts != 0 or k.group.queue_max == 0 or not must_wait(c, k):
+        reason = select_target(c, k)
     if reason != 0:
         if k.attempts == 0:
+            if reason == OVERLOADED and k.group.queue_max and wait_begin(c, k, call_admitted):
+                return WAIT
             error.reason = <uint16_t>reason
-        return 0
+        return GIVE_UP
     if k.attempts != 0:
         c.counters.retries += 1
         if error.retryable == RETRY_IDEMPOTENT:
             pool_spend(c, k)
     k.attempts += 1
     k.flags &= ~CALL_FRESH
-    return 1
+    return TRY
+
+
+cdef void call_admitted(core *c, call *k, int reason) noexcept nogil:
+    """It has waited for k.target, or in vain."""
+    cdef call_error error = error_of(<uint16_t>reason, SIDE_OURS, RETRY_NEVER)
+    if reason == 0:
+        k.attempts = 1
+        if attempt(c, k, &error):
+            go_on(c, k)
+        else:
+            try_again(c, k, error)
+        return
+    k.state = CALL_FAILED
+    c.sink.call_failed(k, reason)
 
 
 cdef int attempt(core *c, call *k, call_error *error) noexcept nogil:
@@ -158,6 +188,9 @@ cdef int attempt(core *c, call *k, call_error *error) noexcept nogil:
         return begin_send(c, k, error)
     result = up_open(c, k, p, &u, error)
     if result < 0:
+        if k.place:
+            place_free(c, k.place)
+            k.place = 0
         if error.side == SIDE_UPSTREAM:
             pool_failed(c, k)
         return 0
@@ -189,6 +222,8 @@ cdef void bind(call *k, upstream *u, pool *p) noexcept nogil:
     k.up = u
     u.k = k
     u.home = p
+    u.place = k.place
+    k.place = 0
     k.flags |= CALL_COUNTED
     p.active += 1
 
@@ -511,5 +546,7 @@ cdef void call_end(core *c, call *k) noexcept nogil:
 cdef void call_abort(core *c, call *k) noexcept nogil:
     k.state = CALL_DONE
     succeeded(c, k)
+    if k.waiter is not NULL:
+        wait_leave(c, k)
     if k.up is not NULL:
         cut(c, k)

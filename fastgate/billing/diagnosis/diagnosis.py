@@ -67,6 +67,11 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None = None
     time: str | None = None
     route: str | None = None
+    service: str | None = None
+    """Of a route with a split: the service that got the request, or would get it."""
+    service_by: str | None = None
+    """What decides that: `consumer`, `address`, or `asked` for a recorded request. `share`: nothing
+    that is known here; it is the service with the largest share."""
     consumer: str | None = None
     account: str | None = None
     steps: list[Step]
@@ -183,8 +188,11 @@ class _Trace:
                     consumer=context.consumer.id if context.consumer is not None else None,
                     route=question.route,
                     address=question.address,
+                    service=self.record.get("service"),
                 )
             )
+        if question.route is not None and context.outcome is not None and context.outcome.chosen:
+            context.route = evidence.route(question.route, context.outcome.chosen)
 
     async def _fetch(self) -> None:
         """Facts from the store. While it is unavailable, the checks that need them are skipped."""
@@ -274,6 +282,7 @@ class _Trace:
         resolved: bool = False,
     ) -> Diagnosis:
         code = cause.reason if cause is not None else reason
+        outcome = self.context.outcome
         known = REASON_BY_CODE.get(code or "")
         retry = None
         if known is not None:
@@ -289,6 +298,8 @@ class _Trace:
             status=self.record.get("status"),
             time=self.record.get("time"),
             route=self.question.route,
+            service=(outcome.chosen if outcome is not None else None) or None,
+            service_by=(outcome.chosen_by if outcome is not None else None) or None,
             consumer=self.context.consumer.name if self.context.consumer is not None else None,
             account=self.context.account.name if self.context.account is not None else None,
             steps=self.steps,

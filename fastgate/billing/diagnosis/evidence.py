@@ -118,6 +118,8 @@ class DryRunQuery(msgspec.Struct, frozen=True, kw_only=True):
     route: str | None = None
     address: str | None = None
     """The client's address; None: not known."""
+    service: str | None = None
+    """Of a route with a split: the service that got it; None: not known."""
 
 
 class Evidence(Protocol):
@@ -142,7 +144,8 @@ class Evidence(Protocol):
     def currency(self) -> str:
         """The default currency of wallets."""
 
-    def route(self, name: str) -> RouteFacts | None: ...
+    def route(self, name: str, service: str | None = None) -> RouteFacts | None:
+        """service: the one that gets the request, if it is not the route's own."""
 
     def decide(self, asked: DryRunQuery) -> Outcome | None:
         """The data plane's decision about the request now; None: no configuration is served yet."""
@@ -160,19 +163,20 @@ class Evidence(Protocol):
         """The open ones."""
 
 
-def route_facts(gateway: Gateway, name: str) -> RouteFacts | None:
-    """A route of a configuration."""
+def route_facts(gateway: Gateway, name: str, service_name: str | None = None) -> RouteFacts | None:
+    """A route of a configuration, with its own service or the given one."""
     route = next((route for route in gateway.routes if route.name == name), None)
     if route is None:
         return None
-    service = next((each for each in gateway.services if each.name == route.service), None)
+    wanted = service_name or route.service
+    service = next((each for each in gateway.services if each.name == wanted), None)
     plans: set[str] = set()
     if service is not None:
         plans = {each.name for each in gateway.plans if service.name in each.services}
         plans.update(service.plans)
     return RouteFacts(
         name=name,
-        service=route.service,
+        service=wanted,
         plans=tuple(sorted(plans)),
         by_payment=route.x402 is not None,
     )

@@ -111,8 +111,8 @@ class Sources:
     def currency(self) -> str:
         return self._gateway().billing.currency
 
-    def route(self, name: str) -> RouteFacts | None:
-        return route_facts(self._gateway(), name)
+    def route(self, name: str, service: str | None = None) -> RouteFacts | None:
+        return route_facts(self._gateway(), name, service)
 
     def decide(self, asked: DryRunQuery) -> Outcome | None:
         return self._decide(asked)

@@ -61,6 +61,7 @@ from fastgate.runtime.control.certificates import Certificates
 from fastgate.runtime.control.descriptions import Descriptions
 from fastgate.runtime.control.evidence import EvidenceOf
 from fastgate.runtime.control.issuers import Issuers
+from fastgate.runtime.control.names import Names
 from fastgate.runtime.control.operator_notices import OperatorNotices
 from fastgate.runtime.control.pages import Pages, gateway_key, public_side
 from fastgate.runtime.control.publisher import (
@@ -72,7 +73,6 @@ from fastgate.runtime.control.publisher import (
 )
 from fastgate.runtime.control.questions import Questions
 from fastgate.runtime.control.quotas import QuotaSaver
-from fastgate.runtime.control.resolver import Resolver
 from fastgate.runtime.control.status_metrics import ReloadMetrics, TargetMetrics
 from fastgate.runtime.control.subjects import Subjects
 from fastgate.runtime.control.supervisor_channel import SupervisorChannel
@@ -147,7 +147,7 @@ class Control:
         self._revisions: Revisions | None = None  # once the API is ready
         self._workers = WorkerChannels(segment.workers, segment.heartbeat_age)
         self._supervisor = SupervisorChannel(start.channel, self._on_message, self._ended.set)
-        self._resolver = Resolver(self._on_addresses)
+        self._names = Names(self._state)
         self._identity = Identity(
             CredentialIndex.create(epoch=time.time_ns()),
             cache=launch.state / "credentials.cache",
@@ -159,7 +159,7 @@ class Control:
             segment,
             self._workers,
             self._supervisor,
-            self._resolver,
+            self._names.resolver,
             self._identity,
             slots=read_slots(self._state),
             certificates=self._certificates,
@@ -189,6 +189,7 @@ class Control:
             self._certificates.samples,
             self._acme.samples,
             self._issuers.samples,
+            self._names.samples,
         ]
         self._evidence = EvidenceOf(
             segment,
@@ -210,7 +211,7 @@ class Control:
             if not await self._begin():
                 await self._ended.wait()
                 return EXIT_FAILED
-            self._resolver.start()
+            self._keep(lambda: self._names.run(self._publisher.republish), "following names")
             self._keep(self._send_heartbeats, "the heartbeat")
             self._keep(self._quotas.run, "saving quotas")
             self._keep(self._telemetry.run, "the access log")
@@ -360,7 +361,6 @@ class Control:
             await self._owner.end()
         if self._store is not None:
             await self._store.stop()
-        await self._resolver.stop()
         await self._publisher.health.stop()
         self._telemetry.finish()
         self._quotas.save()
@@ -416,15 +416,6 @@ class Control:
         self._supervisor.send(KeepCredentials(), (index.fd,))
         self._workers.use_credentials(os.dup(index.fd))
 
-    def _on_addresses(self) -> None:
-        async def publish() -> None:
-            try:
-                await self._publisher.republish()
-            except FastGateError as error:
-                log.error("new addresses of targets could not be published: %s", error)
-
-        self._spawn(publish(), "publishing addresses")
-
     def _on_certificates(self) -> None:
         if self._publisher.generation and self.gateway.control.tls is not None:
             self._tell_running()
@@ -439,6 +430,7 @@ class Control:
             file_document=None if file is None or file is self.gateway else codec.encode(file),
         )
         try:
+            self._names.save()
             self._state.write("slots.json", msgspec.json.encode(self._publisher.slots))
             self._state.write_served(served)
         except StateError as error:

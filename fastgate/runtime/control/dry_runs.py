@@ -40,7 +40,12 @@ class DryRuns:
                 return None
             route = names.index(asked.route)
         run = DryRun(
-            self._segment, self._money_map, snapshot, route=route, address=_packed(asked.address)
+            self._segment,
+            self._money_map,
+            snapshot,
+            route=route,
+            address=_packed(asked.address),
+            service=asked.service,
         )
         if asked.digest is not None:
             return run.of_key(self._directory.index, asked.digest)

@@ -162,7 +162,10 @@ class Publisher:
         name servers.
         """
         async with self._certificates.lock:
-            return await self._apply(gateway, file, dry_run, patience)
+            try:
+                return await self._apply(gateway, file, dry_run, patience)
+            finally:
+                self._resolver.configure((self.gateway or gateway).dns)
 
     async def republish(self) -> None:
         """Publish the served configuration again, with the current addresses."""
@@ -185,6 +188,7 @@ class Publisher:
         self._identity.check_plans(gateway)
         for check in self.checks:
             check(gateway)
+        self._resolver.configure(gateway.dns)
         await self._resolver.add(names_of(gateway), patience)
         descriptions = await self._descriptions.prepare(gateway, again=again)
         slots = self._slots.copy()
@@ -397,7 +401,7 @@ def _public_listener(public: PublicSide) -> Listener:
 
 
 def names_of(gateway: Gateway) -> list[tuple[str, int]]:
-    """The host names of targets, each with its port."""
+    """The host names of targets, each with its port; with the port 0, those of SRV records."""
     return [
         (target.url.host, target.url.port)
         for upstream in all_upstreams(gateway)
@@ -429,7 +433,7 @@ def check_of(upstream: Upstream, target: dict[str, Any], family: int, address: A
         healthy_after=health.healthy_after,
         expect=tuple(health.expect),
         tls=profile,
-        server_name="" if profile is None else profile.name or url.host,
+        server_name="" if profile is None else profile.name or url.server_name,
         # Another port belongs to another server, which expects nothing before a request.
         proxy_header=PROXY_HEADERS[None if health.port else upstream.proxy_protocol],
     )

@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastgate._core.shared.places import in_progress, waiting
 from fastgate._core.shared.segment import Segment, TargetRow
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.model.resolve_auth import all_upstreams
 from fastgate.observability.metrics import Family, Sample, escape
 from fastgate.runtime.control.health import HEALTHY, UNHEALTHY
@@ -44,6 +46,14 @@ WEIGHT = Family(
     "gauge",
     "The part of its weight that a target has; below 1 during its slow start.",
 )
+IN_FLIGHT = Family(
+    "fastgate_target_in_flight",
+    "gauge",
+    "Requests in progress at a target that has a limit of them.",
+)
+QUEUE = Family(
+    "fastgate_upstream_queue", "gauge", "Requests that wait for a target with room, by upstream."
+)
 RELOADS = Family(
     "fastgate_reloads_total",
     "counter",
@@ -51,7 +61,8 @@ RELOADS = Family(
 )
 LAST = Family("fastgate_last_reload_timestamp_seconds", "gauge", "Unix time of the last change.")
 
-STATUS_FAMILIES = (UP, HEALTH, EJECTED, EJECTIONS, WEIGHT, RELOADS, LAST)
+TARGET_FAMILIES = (UP, HEALTH, EJECTED, EJECTIONS, WEIGHT, IN_FLIGHT)
+STATUS_FAMILIES = (*TARGET_FAMILIES, QUEUE, RELOADS, LAST)
 
 
 class _Target(NamedTuple):
@@ -60,6 +71,7 @@ class _Target(NamedTuple):
     identity: int
     resolved: bool
     slow_start_ns: int
+    limited: bool  # has `max_connections`
 
 
 class TargetMetrics:
@@ -69,16 +81,21 @@ class TargetMetrics:
         self._segment = segment
         self._publisher = publisher
         self._targets: list[_Target] = []
+        self._queues: dict[str, int] = {}  # upstream → its identity
         publisher.on_served.append(self._on_served)
 
     def _on_served(self) -> None:
         gateway, snapshot = self._publisher.gateway, self._publisher.snapshot
         assert gateway is not None
         assert snapshot is not None
-        slow_starts = {upstream.name: upstream.slow_start.ns for upstream in all_upstreams(gateway)}
+        upstreams = {upstream.name: upstream for upstream in all_upstreams(gateway)}
+        self._queues = {
+            name: stable_hash(name) for name, each in upstreams.items() if each.queue is not None
+        }
         found = []
         for target in targets_of(snapshot):
-            if target["upstream_name"] not in slow_starts:
+            upstream = upstreams.get(target["upstream_name"])
+            if upstream is None:
                 continue  # the gateway's own pages
             labels = {
                 "upstream": target["upstream_name"],
@@ -87,8 +104,16 @@ class TargetMetrics:
             }
             text = ",".join(f'{name}="{escape(value)}"' for name, value in labels.items())
             resolved = bool(target["sockaddr"])
-            slow_start = slow_starts[target["upstream_name"]]
-            found.append(_Target(text, target["slot"], target["identity"], resolved, slow_start))
+            found.append(
+                _Target(
+                    text,
+                    target["slot"],
+                    target["identity"],
+                    resolved,
+                    upstream.slow_start.ns,
+                    upstream.max_connections > 0,
+                )
+            )
             if len(found) == SHOWN:
                 break
         self._targets = found
@@ -96,9 +121,7 @@ class TargetMetrics:
     def samples(self) -> Iterator[Sample]:
         """What there is to show now."""
         now = time.monotonic_ns()
-        families: dict[Family, list[Sample]] = {
-            family: [] for family in (UP, HEALTH, EJECTED, EJECTIONS, WEIGHT)
-        }
+        families: dict[Family, list[Sample]] = {family: [] for family in TARGET_FAMILIES}
 
         def add(family: Family, target: _Target, value: int | str) -> None:
             families[family].append(Sample(family, target.labels, value))
@@ -119,8 +142,13 @@ class TargetMetrics:
             add(EJECTIONS, target, ejections)
             if target.slow_start_ns:
                 add(WEIGHT, target, f"{weight:.3f}")
+            if target.limited:
+                add(IN_FLIGHT, target, in_progress(self._segment, target.identity))
         for samples in families.values():
             yield from samples
+        for name, identity in self._queues.items():
+            labels = f'upstream="{escape(name)}"'
+            yield Sample(QUEUE, labels, waiting(self._segment, identity))
 
 
 def weight_ratio(row: TargetRow, slow_start_ns: int, now: int) -> float:

@@ -10,6 +10,7 @@ from fastgate._core.logs.drain import RecentRequests
 from fastgate._core.shared.counters import counters_snapshot
 from fastgate._core.shared.segment import Segment
 from fastgate.api.ports import RouteUse
+from fastgate.config.splits import is_row_of_split, parts_of
 from fastgate.errors import ConfigurationError
 from fastgate.model.gateway import Gateway
 from fastgate.observability.accesslog import AccessLog, Destination
@@ -37,6 +38,7 @@ class Telemetry:
         self._recent: RecentRequests | None = None
         self._metrics: Metrics | None = None
         self._names: dict[int, str] = {}
+        self._splits: dict[int, tuple[str, str]] = {}
         self.sources: list[Callable[[], Iterable[Sample]]] = []
         """Other sources of metrics."""
         publisher.checks.append(check_destination)
@@ -62,12 +64,16 @@ class Telemetry:
         if self._metrics is None:
             self._metrics = Metrics(self._segment, access_log=self._access_log)
         more = [sample for source in self.sources for sample in source()]
-        return self._metrics.render(self._names, processes=own_processes(), more=more)
+        return self._metrics.render(
+            self._names, processes=own_processes(), more=more, splits=self._splits
+        )
 
     def usage(self) -> list[RouteUse]:
         """The counts of each route, by name; rows without a name together as "other"."""
         found: dict[str, RouteUse] = {}
         for row in counters_snapshot(self._segment).routes:
+            if row.slot in self._splits:
+                continue  # counted as its route's, too
             name = OTHER if row.slot is None else self._names.get(row.slot, OTHER)
             use = found.get(name) or RouteUse(
                 route=name, requests=0, statuses={}, refused={}, bytes_in=0, bytes_out=0
@@ -126,7 +132,16 @@ class Telemetry:
                 self._access_log.configure(wanted.to, wanted.format, phases=wanted.phases)
         except OSError as error:
             log.error("the access log %s cannot be opened: %s", wanted.to, error.strerror)
-        self._names = {slot: name for name, slot in self._publisher.slots.routes.items()}
+        slots = self._publisher.slots
+        self._names = {
+            slot: name for name, slot in slots.routes.items() if not is_row_of_split(name)
+        }
+        # Those of splits that are gone, too: their counts are not another route's.
+        self._splits = {
+            slot: parts_of(name)
+            for name, slot in slots.ever("routes").items()
+            if is_row_of_split(name)
+        }
 
 
 def check_destination(gateway: Gateway) -> None:

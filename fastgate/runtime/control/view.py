@@ -13,7 +13,13 @@ from fastgate._core.shared.concurrency import Concurrency
 from fastgate._core.shared.limiter import LimiterTable
 from fastgate._core.shared.quota import QuotaTable
 from fastgate._core.shared.segment import Segment
-from fastgate._core.snapshot.snapshot import LimitKind, LimitScope, Snapshot, stable_hash
+from fastgate._core.snapshot.snapshot import (
+    LimitKind,
+    LimitScope,
+    RouteFlag,
+    Snapshot,
+    stable_hash,
+)
 from fastgate.api.ports import LimitUse, Readiness, WorkerStatus
 from fastgate.observability.metrics import process_memory
 from fastgate.runtime.wire.heartbeat import AWAY_S
@@ -184,7 +190,10 @@ def _routes_of(snapshot: Snapshot) -> Iterator[tuple[str, int, int, dict[str, An
     seen: set[tuple[int, int]] = set()
     for index, name in enumerate(snapshot.routes()):
         route = snapshot.route(index)
-        for limit in route["limits"]:
+        parts = [route]
+        if route["flags"] & RouteFlag.ROUTE_SPLIT:
+            parts = snapshot.traffic(route["traffic"])["split"]
+        for part, limit in [(each, limit) for each in parts for limit in each["limits"]]:
             scope = limit["scope"]
             which = route["identity"], limit["identity"]
             if which in seen:
@@ -192,6 +201,6 @@ def _routes_of(snapshot: Snapshot) -> Iterator[tuple[str, int, int, dict[str, An
             seen.add(which)
             if scope & (_CONSUMER | _PLAN) and not scope & _MANY:
                 service = 0
-                if scope & _SERVICE and route["service"] != NONE32:
-                    service = snapshot.service(route["service"])["identity"]
+                if scope & _SERVICE and part["service"] != NONE32:
+                    service = snapshot.service(part["service"])["identity"]
                 yield name, route["identity"], service, limit
