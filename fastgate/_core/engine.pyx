@@ -35,6 +35,7 @@ from fastgate._core.exchange.forward cimport (
 from fastgate._core.handlers.tasks cimport begin_upcalls, wake_upcalls
 from fastgate._core.http.head cimport MAX_FIELDS
 from fastgate._core.money.money_file cimport MoneyFile
+from fastgate._core.io.lag cimport lag_start
 from fastgate._core.io.libuv cimport hook_close, hook_fd, hook_open, libuv_load
 from fastgate._core.io.outer_loop cimport outer_free, outer_init, outer_leave, outer_timer_set, outer_watch
 from fastgate._core.io.tls cimport tls_free_scratch
@@ -262,6 +263,7 @@ cdef class Engine(Reports):
         c.response_caps.head = RESPONSE_HEAD
         c.response_caps.fields = MAX_FIELDS
         c.response_caps.field = RESPONSE_HEAD
+        lag_start(&c.loop.lag, r.snap.shed_lag_ns != 0, monotonic_ns())
         fg_store(&c.row.generation, r.snap.generation)    # reported as served: after everything that serving needs
         self.sweep()
         unpin_all(c)
@@ -384,6 +386,7 @@ cdef class Engine(Reports):
         cdef core *c = self.c
         if self.closed:
             return
+        c.loop.lag.unknown = self.hook is NULL    # else the engine itself has slept, if anyone has
         with nogil:
             rounds(c)
         self.hand_over()

@@ -8,10 +8,12 @@ empties between two rounds.
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
 
+from fastgate._core.exchange.shedding cimport load_permille
 from fastgate._core.exchange.subrequest cimport subs_reuse
 from fastgate._core.exchange.snapshot_ref cimport unpin_some
 from fastgate._core.http1.server cimport down_timeout, resume_accept
-from fastgate._core.io.connection cimport KIND_DOWN, KIND_UP, conn
+from fastgate._core.io.connection cimport EVENTS, KIND_DOWN, KIND_UP, conn
+from fastgate._core.io.lag cimport lag_round
 from fastgate._core.io.poller cimport poller_round, poller_wait
 from fastgate._core.io.timer cimport timer_arm, timer_expired
 from fastgate._core.io.transport cimport conn_ready_listed
@@ -25,6 +27,7 @@ from fastgate._core.upstream.waiting cimport waiting_round
 cdef enum:
     ROUNDS = 64
     ROUND_NS = 1000000
+    OWN = 3                   # members of the epoll set that are neither peers nor listeners
 
 
 cdef void rounds(core *c) noexcept nogil:
@@ -42,7 +45,11 @@ cdef void rounds(core *c) noexcept nogil:
 
 
 cdef int one_round(core *c, int timeout) noexcept nogil:
+    cdef uint64_t before = monotonic_ns() if timeout != 0 and c.loop.lag.on else 0
     cdef int n = poller_wait(&c.loop, timeout)
+    if c.loop.lag.on:
+        lag_round(&c.loop.lag, before, c.loop.now, n, <uint64_t>c.n_downs + c.n_ups + c.n_listeners + OWN)
+        c.loop.lag.full = n == EVENTS
     c.counters.polls += 1
     if c.loop.now - c.offset_read > 1000000000:
         c.offset_read = c.loop.now
@@ -113,3 +120,4 @@ cdef void publish(core *c) noexcept nogil:
     c.row.upstream_idle = c.n_idle
     c.row.upcalls = c.n_upcalls
     c.row.streams = c.n_streams
+    c.row.load_permille = load_permille(c)

@@ -112,6 +112,11 @@ _LOG_OFF = int(RouteFlag.ROUTE_LOG_OFF)
 _PRESERVE_HOST = int(RouteFlag.ROUTE_PRESERVE_HOST)
 _CERTIFICATE_REQUIRED = int(RouteFlag.ROUTE_CERTIFICATE_REQUIRED)
 _CERTIFICATE_FORWARD = int(RouteFlag.ROUTE_CERTIFICATE_FORWARD)
+_SHED = {
+    "low": int(RouteFlag.ROUTE_SHED | RouteFlag.ROUTE_SHED_FIRST),
+    "normal": int(RouteFlag.ROUTE_SHED),
+    "high": 0,
+}
 
 
 class CompiledImage(NamedTuple):
@@ -470,6 +475,7 @@ class _Compilation:
         flags = (_LIMIT_HEADERS if shown else 0) | (0 if route.log else _LOG_OFF)
         flags |= 0 if route.charge_abandoned else _ABANDONED_FREE
         flags |= _PRESERVE_HOST if host == CLIENT_HOST else 0
+        flags |= _SHED[route.importance] if self.gateway.shedding is not None else 0
         if (client := route.client_certificate) is not None:
             flags |= _CERTIFICATE_REQUIRED if client.required else 0
             flags |= _CERTIFICATE_FORWARD if client.forward else 0

@@ -15,6 +15,7 @@ _UNDERSCORES = {"drop": 0, "reject": 1, "allow": 2}  # snapshot_header.underscor
 def put_settings(image: ImageBuilder, gateway: Gateway, key_params: Iterable[str]) -> None:
     """`key_params`: the query parameters that routes read API keys from."""
     caps, timeouts, headers = gateway.caps, gateway.timeouts, gateway.headers
+    shedding = gateway.shedding
     shown = headers.rate_limits and all(r.limit_headers is not False for r in gateway.routes)
     logged = gateway.observability.access_log.to != "off" or gateway.observability.recent > 0
     image.set_settings(
@@ -52,6 +53,8 @@ def put_settings(image: ImageBuilder, gateway: Gateway, key_params: Iterable[str
         | (SettingFlag.TRUST_UNIX if any(p.is_unix for p in gateway.trusted_proxies) else 0)
         | (SettingFlag.KEEP_SLASHES if not gateway.merge_slashes else 0),
         hidden_params=_hidden_params(gateway, key_params),
+        shed_lag_ns=shedding.lag.ns if shedding and shedding.lag else 0,
+        shed_buffers=shedding.buffers.bytes if shedding and shedding.buffers else 0,
     )
 
 

@@ -98,6 +98,7 @@ from fastgate.model.traffic import (
     GatewayMaintenance,
     Maintenance,
     Mirror,
+    Shedding,
     Split,
     SplitCookie,
     SplitService,
@@ -168,6 +169,13 @@ class Gateway(Model, frozen=True, kw_only=True):
         Meta(
             description="Whether all routes are closed for maintenance. The gateway's own pages "
             "stay open."
+        ),
+    ] = None
+    shedding: Annotated[
+        Shedding | None,
+        Meta(
+            description="When a worker has too much to do and refuses requests, by the "
+            "`importance` of their routes. Default: never."
         ),
     ] = None
     plans: Annotated[
@@ -309,6 +317,7 @@ __all__ = [
     "Seller",
     "Service",
     "Share",
+    "Shedding",
     "SignatureAuth",
     "Size",
     "Smtp",

@@ -317,6 +317,13 @@ class Route(Rules, frozen=True, kw_only=True):
             "is broken off. Not for upgraded connections. Default: none."
         ),
     ] = None
+    importance: Annotated[
+        Literal["low", "normal", "high"],
+        Meta(
+            description="With `shedding`: requests of `low` importance are refused from the mark "
+            "on, those of `normal` from twice the mark, those of `high` never."
+        ),
+    ] = "normal"
     idle_timeout: Annotated[
         Duration | None,
         Meta(

@@ -12,7 +12,7 @@ from fastgate.model.base import Model, Token, worded
 from fastgate.model.match import Match
 from fastgate.model.places import Cidr
 from fastgate.model.sticky import StickyCookie
-from fastgate.model.units import Duration, Percent, Share
+from fastgate.model.units import Duration, Percent, Share, Size
 
 LONGEST_DELAY = Duration.parse("1h")
 """Of an injected fault."""
@@ -212,3 +212,42 @@ class Mirror(Model, frozen=True, kw_only=True):
         Share,
         Meta(description="The share of requests that are copied, drawn at random."),
     ] = ALL
+
+
+LEAST_LAG, MOST_LAG = Duration.parse("1ms"), Duration.parse("1m")
+LEAST_BUFFERS, MOST_BUFFERS = Size.parse("64KiB"), Size.parse("1TiB")
+
+
+class Shedding(Model, frozen=True, kw_only=True):
+    """When a worker has too much to do. It then refuses requests with 503 `overloaded`.
+
+    A worker's load is its lag or its buffers as a share of the mark, whichever is larger. It
+    refuses requests of `importance: low` from a load of 1 on and those of `normal` from 2 on.
+    """
+
+    lag: Annotated[
+        Duration | None,
+        Meta(
+            description="How long what is ready waits for the worker, on average: 1ms to 1m. "
+            "Default: it does not matter."
+        ),
+    ] = None
+    buffers: Annotated[
+        Size | None,
+        Meta(
+            description="Memory of one worker for what it has received and not passed on yet: "
+            "64KiB to 1TiB. Default: it does not matter."
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.lag is None and self.buffers is None:
+            raise ValueError("give lag, buffers or both")
+        if self.lag is not None and not LEAST_LAG.ns <= self.lag.ns <= MOST_LAG.ns:
+            raise ValueError(f"lag: {self.lag} is not between {LEAST_LAG} and {MOST_LAG}")
+        if self.buffers is not None and not (
+            LEAST_BUFFERS.bytes <= self.buffers.bytes <= MOST_BUFFERS.bytes
+        ):
+            raise ValueError(
+                f"buffers: {self.buffers} is not between {LEAST_BUFFERS} and {MOST_BUFFERS}"
+            )

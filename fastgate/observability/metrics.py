@@ -90,6 +90,11 @@ FAMILIES: tuple[Family, ...] = (
         "Requests that were delayed or aborted by the fault injection of their route.",
     ),
     Family(
+        "fastgate_shed_total",
+        "counter",
+        "Requests refused because their worker had too much to do, by route.",
+    ),
+    Family(
         "fastgate_validations_total",
         "counter",
         "Requests validated against an API's description, by route and result.",
@@ -208,6 +213,11 @@ FAMILIES: tuple[Family, ...] = (
         "fastgate_worker_generation", "gauge", "Number of the configuration that a worker serves."
     ),
     Family("fastgate_worker_up", "gauge", "1 while a worker serves, else 0."),
+    Family(
+        "fastgate_worker_load_ratio",
+        "gauge",
+        "A worker's load as a share of its marks for shedding; 0 without marks.",
+    ),
     Family("fastgate_worker_starts_total", "counter", "How often a worker was started."),
     Family(
         "fastgate_worker_heartbeat_age_seconds",
@@ -316,6 +326,7 @@ class _Sums:
         self.aborts = 0
         self.validated = 0
         self.mirrored = [0] * len(MIRROR_RESULTS)
+        self.shed = 0
         self.add(row)
 
     def add(self, row: RouteCounts) -> None:
@@ -330,6 +341,7 @@ class _Sums:
         self.aborts += row.aborts
         self.validated += row.validated
         self.mirrored = [a + b for a, b in zip(self.mirrored, row.mirrored, strict=True)]
+        self.shed += row.shed
 
 
 class _Durations:
@@ -491,6 +503,8 @@ class Metrics:
             for kind, count in (("delay", sums.delays), ("abort", sums.aborts)):
                 if count:
                     lines.add("fastgate_faults_injected_total", f'{route},kind="{kind}"', count)
+            if sums.shed:
+                lines.add("fastgate_shed_total", route, sums.shed)
             refused = sums.outcomes.get(("", _INVALID), 0)
             if sums.validated or refused:
                 for result, count in (("passed", sums.validated), ("refused", refused)):
@@ -528,6 +542,8 @@ class Metrics:
             lines.add("fastgate_log_dropped_total", label, dropped)
             up = worker["pid"] != 0 and worker["state"] == SERVING
             lines.add("fastgate_worker_up", label, int(up))
+            load = _seconds(worker["load_permille"] * 1_000_000)
+            lines.add("fastgate_worker_load_ratio", label, load)
             if worker["pid"] and worker["heartbeat_ns"]:
                 age = max(now - worker["heartbeat_ns"], 0)
                 lines.add("fastgate_worker_heartbeat_age_seconds", label, _seconds(age))

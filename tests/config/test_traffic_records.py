@@ -133,3 +133,19 @@ def test_rows_of_a_split_stay_with_it() -> None:
                 record = snapshot.traffic(snapshot.route(index)["traffic"])
                 rows.append([each["row"] for each in record["split"]])
     assert rows[0] == rows[1] == rows[2]
+
+
+def test_marks_of_shedding_and_importance() -> None:
+    routes = [
+        {"name": level, "path": f"/{level}", "service": "svc", "importance": level}
+        for level in ("low", "normal", "high")
+    ]
+    shed, first = RouteFlag.ROUTE_SHED, RouteFlag.ROUTE_SHED_FIRST
+    marks = {"lag": "50ms", "buffers": "256MiB"}
+    with compiled({"routes": routes, "shedding": marks}) as snapshot:
+        assert [snapshot.route(i)["flags"] for i in range(3)] == [shed | first, shed, 0]
+        settings = snapshot.settings()
+        assert (settings["shed_lag_ns"], settings["shed_buffers"]) == (50_000_000, 256 << 20)
+    with compiled({"routes": routes}) as snapshot:
+        assert [snapshot.route(i)["flags"] for i in range(3)] == [0, 0, 0]
+        assert (snapshot.settings()["shed_lag_ns"], snapshot.settings()["shed_buffers"]) == (0, 0)

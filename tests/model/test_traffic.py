@@ -209,3 +209,35 @@ def test_before_the_consumer_is_known_the_services_are_alike(of: Any, says: str)
         assert two_services({"sticky": sticky, "to": entry}, of=of, auth="api_key") == []
     alike = {"s": {"policies": ["p"]}, "b": {"policies": ["p"], "limits": "5/s"}}
     assert two_services({"sticky": "consumer", "to": entry}, of=alike, auth="api_key") == []
+
+
+# ---- shedding ----------------------------------------------------------------------------
+
+
+def test_marks_of_shedding() -> None:
+    gateway = codec.decode({"version": 1, "shedding": {"lag": "50ms", "buffers": "256MiB"}})
+    assert gateway.shedding is not None
+    assert (str(gateway.shedding.lag), str(gateway.shedding.buffers)) == ("50ms", "256MiB")
+    assert codec.decode({"version": 1}).shedding is None
+    assert route().importance == "normal"
+
+
+@pytest.mark.parametrize(
+    ("shedding", "says"),
+    [
+        ({}, "shedding: give lag, buffers or both"),
+        ({"lag": "0s"}, "shedding.lag: 0s is not between 1ms and 1m"),
+        ({"lag": "61s"}, "shedding.lag: 61s is not between 1ms and 1m"),
+        ({"buffers": "63KiB"}, "shedding.buffers: 63KiB is not between 64KiB and 1TiB"),
+        ({"buffers": "1025GiB"}, "shedding.buffers: 1025GiB is not between 64KiB and 1TiB"),
+        ({"memory": "1GiB"}, "unknown key 'memory'"),
+    ],
+)
+def test_marks_that_make_no_sense(shedding: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        codec.decode({"version": 1, "shedding": shedding})
+    assert says in str(caught.value)
+
+
+def test_an_importance_that_does_not_exist() -> None:
+    assert "importance" in refused(importance="highest")

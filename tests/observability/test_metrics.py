@@ -180,6 +180,15 @@ def test_faults_that_were_injected() -> None:
     assert of(samples, "fastgate_requests_total")["orders", "configured", "fault_injected"] == 1
 
 
+def test_requests_that_were_shed() -> None:
+    s = segment()
+    overloaded = int(Reason.OVERLOADED)
+    count_request(s, 0, 0, 503, reason=overloaded, shed=1)
+    count_request(s, 1, 0, 503, reason=overloaded, shed=1)
+    count_request(s, 1, 1, 503, reason=overloaded)
+    assert of(rendered(s), "fastgate_shed_total") == {("orders",): 2}
+
+
 def test_routes_past_the_bound_and_routes_that_are_gone_are_the_other_one() -> None:
     s = segment(1)
     for slot in (0, 1, 2, 3, 5):
@@ -217,7 +226,7 @@ def test_workers_have_their_own_series() -> None:
     row = s.worker_row(1)
     row.pid, row.state, row.connections, row.in_flight = os.getpid(), 2, 12, 3
     row.upstream_idle, row.starts, row.generation = 4, 2, 9
-    row.upcalls, row.streams = 21, 22
+    row.upcalls, row.streams, row.load_permille = 21, 22, 1250
     row.heartbeat_ns = 1
     s.generation = 10
     for name, n in (
@@ -243,6 +252,7 @@ def test_workers_have_their_own_series() -> None:
         ("streams_total", 17), ("streams_rejected_total", 18), ("upcalls", 21), ("streams", 22),
         ("worker_generation", 9), ("worker_starts_total", 2), ("worker_up", 1),
         ("connections_uncounted_total", 24), ("upstream_queued_total", 28),
+        ("worker_load_ratio", 1.25),
     ):  # fmt: skip
         assert of(samples, f"fastgate_{name}") == {("0",): 0, ("1",): value}, name
     decisions = of(samples, "fastgate_limit_decisions_total")
@@ -337,7 +347,9 @@ def test_validations_are_shown_for_the_routes_that_have_any() -> None:
 
 def test_everything_has_help_and_a_type_and_nothing_undeclared_comes() -> None:
     s = segment()
-    count_request(s, 0, 0, 200, gateway_ns=5, total_ns=5, upstream_ns=5, delays=1, mirrored=(1,))
+    count_request(
+        s, 0, 0, 200, gateway_ns=5, total_ns=5, upstream_ns=5, delays=1, mirrored=(1,), shed=1
+    )
     count_request(s, 0, 0, 400, reason=Reason.REQUEST_INVALID)
     count_request(s, 0, 3, 200, total_ns=5)
     count_worker(s, 0, "upcall_lag", 5)

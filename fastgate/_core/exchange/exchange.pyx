@@ -43,12 +43,14 @@ from fastgate._core.reason cimport (
     MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, REQUEST_TIMEOUT,
     ROUTE_RETIRED)
 from fastgate._core.exchange.render cimport start_own, start_preflight
+from fastgate._core.exchange.shedding cimport shed
 from fastgate._core.route_deadline cimport route_deadline
 from fastgate._core.snapshot.router cimport (
     ROUTE_FOUND, ROUTE_METHOD, route_ahead, route_find, route_keys, route_nearer)
 from fastgate._core.snapshot.snapshot cimport (
     NONE32, ROUTE_CERTIFICATES, ROUTE_ENCODED_SLASH, ROUTE_FAULT, ROUTE_MAINTENANCE, ROUTE_MAKES_URL, ROUTE_RETIRED as FLAG_RETIRED,
-    ROUTE_SPLIT, ROUTE_VALIDATE, ROUTE_WEBSOCKET, policy_rec, snap_policy, snap_route, snap_service, snap_str, snap_table, static_rec)
+    ROUTE_SHED, ROUTE_SPLIT, ROUTE_VALIDATE, ROUTE_WEBSOCKET, policy_rec,
+    snap_policy, snap_route, snap_service, snap_str, snap_table, static_rec)
 from fastgate._core.state cimport (
     BODY_MORE, EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_PARKED, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL,
     EX_VALIDATING, STAGE_ADMIT, STAGE_AUTHENTICATE, STAGE_CHARGE, STAGE_LIMITS, STAGE_VALIDATE, WAKE_LATE, answer, core)
@@ -221,13 +223,24 @@ cdef int find_route(exchange *e) noexcept nogil:
     return METHOD_NOT_ALLOWED if found == ROUTE_METHOD else NO_ROUTE
 
 
+cdef int out_of_service(exchange *e) noexcept nogil:
+    cdef int refused = 0
+    if e.policy.flags & FLAG_RETIRED:
+        return ROUTE_RETIRED
+    if e.policy.flags & ROUTE_MAINTENANCE:
+        refused = closed_for_maintenance(e)
+    if refused == 0 and e.policy.flags & ROUTE_SHED:
+        refused = shed(e)
+    return refused
+
+
 cdef int check_route(exchange *e) noexcept nogil:
     """As `find_route`."""
     cdef head *h = &e.req
     cdef const policy_rec *r = e.policy
     cdef int hops, refused
-    if r.flags & (FLAG_RETIRED | ROUTE_MAINTENANCE):
-        refused = ROUTE_RETIRED if r.flags & FLAG_RETIRED else closed_for_maintenance(e)
+    if r.flags & (FLAG_RETIRED | ROUTE_MAINTENANCE | ROUTE_SHED):
+        refused = out_of_service(e)
         if refused != 0:
             return refused
     if h.flags & HEAD_HAS_ENCODED_SLASH and not r.flags & ROUTE_ENCODED_SLASH:

@@ -11,6 +11,7 @@ queues, `timer` the wheel's links. All other modules call `transport`.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from fastgate._core.io.lag cimport loop_lag
 from fastgate._core.platform.buffer cimport buf, buffers
 from fastgate._core.platform.sys cimport epoll_event
 from fastgate._core.tls.tables cimport tls_session
@@ -126,6 +127,7 @@ cdef struct event_loop:
     int timerfd
     int outer_due             # the event loop around the engine has something to do
     uint64_t now              # CLOCK_MONOTONIC ns, read once a round
+    loop_lag lag
     buffers bufs
     wheel *timers
     conn_list ready

@@ -32,12 +32,17 @@ cdef struct buffers:
     uint32_t keep_small       # how many free ones are kept at most
     uint32_t keep_large
     uint64_t alive            # currently borrowed
+    uint64_t beyond           # bytes of these beyond BUFFER_SMALL each
 
 cdef void buffers_init(buffers *b, uint32_t keep_small, uint32_t keep_large) noexcept nogil
 cdef void buffers_free(buffers *b) noexcept nogil
 cdef buf *buf_alloc(buffers *b, size_t size) noexcept nogil
 cdef void buf_trim(buffers *b) noexcept nogil
     # give free buffers back to the system
+
+cdef inline uint64_t buffers_bytes(const buffers *b) noexcept nogil:
+    """Bytes of those that are borrowed."""
+    return b.alive * BUFFER_SMALL + b.beyond
 
 cdef inline char *buf_data(buf *b) noexcept nogil:
     return <char *>b + sizeof(buf)

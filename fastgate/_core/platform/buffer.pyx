@@ -58,11 +58,13 @@ cdef buf *buf_alloc(buffers *b, size_t size) noexcept nogil:
     r.start = HEADROOM
     r.end = HEADROOM
     b.alive += 1
+    b.beyond += <uint64_t>r.cap - BUFFER_SMALL
     return r
 
 
 cdef void buf_return_other(buffers *b, buf *r) noexcept nogil:
     b.alive -= 1
+    b.beyond -= <uint64_t>r.cap - BUFFER_SMALL
     if FG_KEEPS and r.cap == BUFFER_LARGE and b.large_free < b.keep_large:
         fg_poison(buf_data(r), r.cap)
         r.next = b.large

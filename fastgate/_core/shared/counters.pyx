@@ -129,7 +129,8 @@ cdef class RouteCounts:
 
     `delays`, `aborts`: faults that were injected. `outcomes`: (status, reason, count) for each that occurred. Without a reason (0), status
     is a number, a class ("2xx") or "other". With one, status is "", as the reason implies it;
-    -1 is any reason newer than this code. `validated`: requests that passed validation.
+    -1 is any reason newer than this code. `validated`: requests that passed validation. `shed`:
+    those refused under load.
     """
 
     cdef readonly object slot          # None: the row for everything without a row of its own
@@ -143,6 +144,7 @@ cdef class RouteCounts:
     cdef readonly object aborts
     cdef readonly object validated
     cdef readonly tuple mirrored       # by MirrorResult
+    cdef readonly object shed
 
 
 cdef class CountersSnapshot:
@@ -216,6 +218,7 @@ cdef RouteCounts _route(object slot, const route_counters *r):
     out.aborts = r.aborts
     out.validated = r.validated
     out.mirrored = tuple([r.mirrored[i] for i in range(MIRROR_RESULTS)])
+    out.shed = r.shed
     return out
 
 
@@ -270,6 +273,7 @@ cdef dict _worker(const worker_counters *c, const worker_row *row):
         "upstream_idle": row.upstream_idle,
         "upcalls_now": row.upcalls,
         "streams_now": row.streams,
+        "load_permille": row.load_permille,
         "starts": row.starts,
         "state": row.state,
         "credentials_epoch": row.credentials_epoch,

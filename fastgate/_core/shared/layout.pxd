@@ -29,7 +29,8 @@ cdef struct worker_row:           # 128 bytes; writer: the worker (pid, starts: 
     uint64_t credentials_epoch    # of the credential index that it uses
     uint64_t upcalls              # handlers that have not begun to answer
     uint64_t streams              # handlers that answer as a stream
-    uint64_t reserved[5]
+    uint64_t load_permille        # of its marks for shedding
+    uint64_t reserved[4]
 
 cdef struct target_row:           # 64 bytes; shared health of one upstream target
     uint64_t identity             # target_rec.identity that it belongs to
@@ -125,6 +126,7 @@ cdef struct route_counters:
     uint64_t validated            # requests that passed validation
     uint64_t mirrored[MIRROR_RESULTS]
     uint64_t turn                 # of a service in a split: where its turns stand (split.pyx); no count
+    uint64_t shed                 # requests that were refused under load
 
 cdef enum:
     TOKEN_ROWS = 16

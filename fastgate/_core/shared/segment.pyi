@@ -14,6 +14,7 @@ class WorkerRow:
     upstream_idle: int
     upcalls: int
     streams: int
+    load_permille: int
     starts: int
     state: int
     credentials_epoch: int

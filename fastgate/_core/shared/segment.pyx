@@ -193,6 +193,14 @@ cdef class WorkerRow:
         fg_store(&self.row.streams, value)
 
     @property
+    def load_permille(self):
+        return fg_load(&self.row.load_permille)
+
+    @load_permille.setter
+    def load_permille(self, uint64_t value):
+        fg_store(&self.row.load_permille, value)
+
+    @property
     def starts(self):
         return fg_load(&self.row.starts)
 

@@ -209,5 +209,7 @@ class ImageBuilder(RecordHeap):
         loop_max: int = 0,
         flags: int = 0,
         hidden_params: Iterable[str] = (),
+        shed_lag_ns: int = 0,
+        shed_buffers: int = 0,
     ) -> None: ...
     def finish(self, generation: int) -> int: ...

@@ -379,7 +379,8 @@ cdef class ImageBuilder(RecordHeap):
     def set_settings(self, *, identity, via, server, trusted_proxies=0, max_line=0, max_head=0,
                      max_fields=0, max_field=0, handshake_ms=0, head_ms=0, body_ms=0, idle_ms=0, write_ms=0,
                      min_rate=0, max_requests=0, max_connections=0, max_upcalls=0, max_streams=0,
-                     max_handshakes=0, underscores=0, loop_max=0, flags=0, hidden_params=()) -> None:
+                     max_handshakes=0, underscores=0, loop_max=0, flags=0, hidden_params=(),
+                     shed_lag_ns=0, shed_buffers=0) -> None:
         """Set the header's caps, timeouts and names. `hidden_params`: names in lower case."""
         cdef snapshot_header *h = &self.head
         h.identity = identity
@@ -405,6 +406,8 @@ cdef class ImageBuilder(RecordHeap):
         h.underscores = underscores
         h.loop_max = loop_max
         h.flags = flags
+        h.shed_lag_ns = shed_lag_ns
+        h.shed_buffers = shed_buffers
 
     # ---- the end --------------------------------------------------------------------------
 

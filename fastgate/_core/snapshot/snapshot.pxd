@@ -198,6 +198,8 @@ cpdef enum RouteFlag:
     ROUTE_VALIDATE = 32768        # `validator` is one
     ROUTE_SPLIT = 65536           # other services get part of its requests: `traffic_rec`
     ROUTE_MIRROR = 131072         # copies of its requests go to another service
+    ROUTE_SHED = 262144           # refused under load: at twice a mark
+    ROUTE_SHED_FIRST = 524288     # with it: at the mark
 
 cdef enum:
     ROUTE_TRAFFIC = ROUTE_FAULT | ROUTE_MAINTENANCE | ROUTE_SPLIT | ROUTE_MIRROR    # with one of them, there is a `traffic_rec`
@@ -466,10 +468,7 @@ cdef struct snapshot_header:
     str_ref server                # value of Server on our own answers; len 0: none
     str_ref hidden_params         # query parameters that are not logged: lower-case names, each followed by a NUL
     # caps and timeouts of the listener side
-    uint32_t max_line
-    uint32_t max_head
-    uint32_t max_fields
-    uint32_t max_field
+    uint32_t max_line, max_head, max_fields, max_field
     uint32_t handshake_ms         # time for a TLS handshake
     uint32_t head_ms              # time for a complete head
     uint32_t body_ms              # between two reads of a request body
@@ -484,6 +483,7 @@ cdef struct snapshot_header:
     uint32_t flags                # SettingFlag
     uint32_t max_streams          # handlers per worker that answer as a stream
     uint32_t max_handshakes       # clients' TLS handshakes in progress, per worker
+    uint64_t shed_lag_ns, shed_buffers    # marks of shedding: lag of the loop, bytes of buffers; 0: none
     uint64_t head_checksum        # of this header with both checksum words zero
     uint64_t capability_key[2]    # for the tokens in links of refusals; both 0: no links
 

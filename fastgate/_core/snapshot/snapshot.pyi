@@ -113,6 +113,8 @@ class RouteFlag(IntFlag):
     ROUTE_VALIDATE = 32768
     ROUTE_SPLIT = 65536
     ROUTE_MIRROR = 131072
+    ROUTE_SHED = 262144
+    ROUTE_SHED_FIRST = 524288
 
 class PlanFlag(IntFlag):
     PLAN_ABANDONED_FREE = 1

@@ -34,7 +34,7 @@ cdef _check(Segment segment, uint32_t worker):
 def count_request(Segment segment not None, uint32_t worker, uint32_t slot, uint32_t status, *,
                   uint32_t reason=0, uint64_t gateway_ns=0, uint64_t total_ns=0,
                   uint64_t upstream_ns=0, uint64_t bytes_in=0, uint64_t bytes_out=0, uint64_t delays=0,
-                  uint64_t aborts=0, uint64_t validated=0, mirrored=()) -> None:
+                  uint64_t aborts=0, uint64_t validated=0, mirrored=(), uint64_t shed=0) -> None:
     """Count one request as a worker does. `upstream_ns` 0: no upstream took part."""
     _check(segment, worker)
     cdef route_counters *r = counters_route(segment.header, worker, slot)
@@ -50,6 +50,7 @@ def count_request(Segment segment not None, uint32_t worker, uint32_t slot, uint
     fg_count(&r.validated, validated)
     for result, count in enumerate(mirrored):
         fg_count(&r.mirrored[<int>result], count)
+    fg_count(&r.shed, shed)
 
 
 def count_worker(Segment segment not None, uint32_t worker, str name, uint64_t n=1) -> None:
