@@ -43,10 +43,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compare",
         description="Measures FastGate beside nginx, HAProxy, Envoy, Pingora, Caddy and a relay.",
-        epilog="A full run takes about 110 minutes and wants the machine for itself. The first one "
+        epilog="A full run takes about two hours and wants the machine for itself. The first one "
         "builds Pingora and Caddy before, where cargo and go are installed.",
     )
-    parser.add_argument("--quick", action="store_true", help="about six minutes: fewer, shorter")
+    parser.add_argument("--quick", action="store_true", help="about seven minutes: fewer, shorter")
     parser.add_argument("--rounds", type=int, help="rounds of each scenario (5; quick: 2)")
     parser.add_argument("--window", type=float, help="seconds measured at a time (2.5; quick: 0.7)")
     parser.add_argument(

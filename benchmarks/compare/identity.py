@@ -6,6 +6,9 @@ before. The processor time is taken before the generator starts and after it has
 the opening of 16 connections. The first load of each gateway is not counted: it opens the
 connections to the backend, and makes the few tokens known in the row where they are.
 
+New tokens come at a constant rate, the same for all. Saturated, a slow gateway would pay for more
+than the token: its backend and the generator sleep while it verifies, and it has to wake them.
+
 The open gateways get the same requests as those that check tokens; the one with a key gets a key.
 
 A visit counts when all requests were answered with 200, and FastGate's own metrics say that the
@@ -122,6 +125,7 @@ def one_load(
         port=setup.port,
         connections=scenario.connections,
         count=count,
+        rate=scenario.rate,
         path=f"/bytes/{scenario.body}",
         headers=(KEY_HEADER,) if keyed else (),
         requests=None if keyed else issued.visits[turn],

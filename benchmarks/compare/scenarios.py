@@ -89,7 +89,7 @@ class Scenario:
     body: int = 100  # bytes of the response's body
     request_body: int = 0  # bytes of the request's body: POST; 0: GET
     fresh: bool = False  # a connection for every request
-    rate: float = 0.0  # `open`: requests/s, in place of half of the saturation
+    rate: float = 0.0  # `open`: requests/s, in place of half of the saturation; `identity`: too
     workers: int = 1
     key: bool = True  # whether requests carry the key
     setup: Mapping[str, Any] = field(default_factory=dict)  # fields of Setup that differ
@@ -232,6 +232,7 @@ def table() -> list[Scenario]:
         *(
             Scenario(
                 name, title, IDENTITY, "identity", connections=16, turns=10, tokens=tokens,
+                rate=4000.0 if tokens.first else 0.0,
                 ratios=(("fastgate-jwt", "fastgate-key"), ("fastgate-jwt", "haproxy-jwt")),
             )
             for name, title, tokens in (
