@@ -38,10 +38,21 @@ class Stalls:
             self.longest = max(self.longest, loop.time() - before - 0.01)
 
 
-def unstalled(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+Test = Callable[..., Awaitable[None]]
+
+
+def unstalled(test: Test) -> Test:
     """A test whose peers make progress within a real deadline. When the machine has stopped them
     for a good part of it, a failure says nothing about the gateway: once more then."""
+    return unstalled_for(STALL)(test)
 
+
+def unstalled_for(stall: float) -> Callable[[Test], Test]:
+    """The same for a test that a shorter stall spoils."""
+    return functools.partial(_repeated, stall)
+
+
+def _repeated(stall: float, test: Test) -> Test:
     @functools.wraps(test)
     async def repeated(*args: Any, **more: Any) -> None:
         for left in reversed(range(TRIES)):
@@ -50,7 +61,7 @@ def unstalled(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[N
             try:
                 await test(*args, **more)
             except (AssertionError, OSError):
-                if stalls.longest < STALL or not left:
+                if stalls.longest < stall or not left:
                     raise
             else:
                 return
