@@ -387,6 +387,16 @@ class Plane:
         self.engine = Engine(self.segment, self.worker)
         self.join(loop)
         self.socket = socket.socket()
+        try:
+            self._serve()
+        except BaseException:  # or the loop would wait for an engine that nobody ends
+            self.leave(loop)
+            self.engine.close()
+            self.socket.close()
+            raise
+        return self
+
+    def _serve(self) -> None:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.bind(("127.0.0.1", 0))
@@ -416,7 +426,6 @@ class Plane:
             digest = key_digest(key) if isinstance(key, str) else key
             self.index.put(digest, row, identity=hash(key) & (2**64 - 1))
         self.engine.set_credentials(self.index)
-        return self
 
     def payer_of(self, consumer: str) -> dict[str, int]:
         if consumer not in self.accounts:
