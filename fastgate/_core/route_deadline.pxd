@@ -13,3 +13,9 @@ cdef inline uint64_t route_deadline(const exchange *e) noexcept nogil:
             or e.flags & (EX_REFUSED | EX_ABORTED | EX_ENDED | EX_TUNNEL):
         return 0
     return e.started_ns + <uint64_t>e.policy.deadline_ms * 1000000
+
+
+cdef inline int is_overdue(const exchange *e, uint64_t now) noexcept nogil:
+    """Whether it has one, and it has passed."""
+    cdef uint64_t at = route_deadline(e)
+    return at != 0 and now >= at

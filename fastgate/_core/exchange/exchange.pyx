@@ -22,7 +22,7 @@ from fastgate._core.exchange.charging cimport charge_open
 from fastgate._core.exchange.client_cert cimport judge_certificate
 from fastgate._core.exchange.collecting cimport collect_body
 from fastgate._core.exchange.cors cimport asked_method, is_preflight
-from fastgate._core.exchange.ending cimport exchange_refuse, send_last, wake
+from fastgate._core.exchange.ending cimport exchange_refuse, send_last
 from fastgate._core.exchange.fault cimport inject_fault
 from fastgate._core.exchange.forward cimport begin_proxy, pump_request
 from fastgate._core.exchange.handling cimport begin_upcall, queue_upcall, upcall_late
@@ -41,10 +41,10 @@ from fastgate._core.exchange.redirect cimport answer_redirect
 from fastgate._core.reason cimport (
     ADDRESS_DENIED, BAD_TARGET, BODY_TOO_LARGE, DEADLINE_EXCEEDED, EXPECTATION_FAILED, LOOP_DETECTED,
     MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, REQUEST_TIMEOUT,
-    ROUTE_RETIRED)
+    ROUTE_RETIRED, UPSTREAM_TIMEOUT)
 from fastgate._core.exchange.render cimport start_own, start_preflight
 from fastgate._core.exchange.shedding cimport shed
-from fastgate._core.route_deadline cimport route_deadline
+from fastgate._core.route_deadline cimport is_overdue
 from fastgate._core.snapshot.router cimport (
     ROUTE_FOUND, ROUTE_METHOD, route_ahead, route_find, route_keys, route_nearer)
 from fastgate._core.snapshot.snapshot cimport (
@@ -53,7 +53,7 @@ from fastgate._core.snapshot.snapshot cimport (
     snap_policy, snap_route, snap_service, snap_str, snap_table, static_rec)
 from fastgate._core.state cimport (
     BODY_MORE, EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_PARKED, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL,
-    EX_VALIDATING, STAGE_ADMIT, STAGE_AUTHENTICATE, STAGE_CHARGE, STAGE_LIMITS, STAGE_VALIDATE, WAKE_LATE, answer, core)
+    EX_VALIDATING, STAGE_ADMIT, STAGE_AUTHENTICATE, STAGE_CHARGE, STAGE_LIMITS, STAGE_VALIDATE, answer, core)
 from fastgate._core.exchange.split cimport choose_service, chosen_early
 from fastgate._core.exchange.tunnel cimport tunnel_up
 from fastgate._core.exchange.url_pieces cimport url_refused
@@ -316,8 +316,7 @@ cdef void exchange_head_bad(exchange *e, int reason) noexcept nogil:
 
 cdef void exchange_late(exchange *e) noexcept nogil:
     """The client's body, the handler's answer or a decision did not come in time."""
-    cdef uint64_t whole = route_deadline(e)
-    if whole and e.owner.loop.now >= whole:
+    if is_overdue(e, e.owner.loop.now):
         overdue(e)
         return
     if e.flags & EX_PARKED:
@@ -325,22 +324,22 @@ cdef void exchange_late(exchange *e) noexcept nogil:
         return
     e.flags &= ~EX_KEEP_ALIVE
     if e.flags & EX_SUSPENDED:
-        upcall_late(e)
+        upcall_late(e, UPSTREAM_TIMEOUT)
     else:
         exchange_refuse(e, REQUEST_TIMEOUT)
 
 
 cdef void overdue(exchange *e) noexcept nogil:
     """Its route's deadline has passed, whatever it waits for."""
-    cdef int handled = e.flags & EX_SUSPENDED and not e.flags & EX_RESPONSE_STARTED
     if e.flags & EX_PARKED:
         unpark(e, DEADLINE_EXCEEDED)
         return
     if e.body_state == BODY_MORE:
         e.flags &= ~EX_KEEP_ALIVE
-    exchange_refuse(e, DEADLINE_EXCEEDED)
-    if handled:
-        wake(e, WAKE_LATE)
+    if e.flags & EX_SUSPENDED and not e.flags & EX_RESPONSE_STARTED:
+        upcall_late(e, DEADLINE_EXCEEDED)
+    else:
+        exchange_refuse(e, DEADLINE_EXCEEDED)
 
 
 cdef void exchange_body(exchange *e) noexcept nogil:

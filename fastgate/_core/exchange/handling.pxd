@@ -5,7 +5,7 @@ from fastgate._core.state cimport call, exchange
 
 cdef void begin_upcall(exchange *e) noexcept nogil
 cdef void queue_upcall(exchange *e) noexcept nogil                # the body is collected
-cdef void upcall_late(exchange *e) noexcept nogil
+cdef void upcall_late(exchange *e, int reason) noexcept nogil
 cdef int exchange_stream(exchange *e) noexcept nogil
     # 0: counted as a stream from now on; -1: there are too many
 cdef int exchange_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,

@@ -14,7 +14,6 @@ from fastgate._core.exchange.forward cimport answer_from
 from fastgate._core.exchange.intake cimport mark
 from fastgate._core.shared.log_ring cimport LOG_UPCALL, PHASE_FILTER_REQUEST, PHASE_RELAY
 from fastgate._core.io.transport cimport conn_drained
-from fastgate._core.reason cimport UPSTREAM_TIMEOUT
 from fastgate._core.exchange.render cimport start_own
 from fastgate._core.exchange.snapshot_ref cimport unpin
 from fastgate._core.state cimport (
@@ -40,9 +39,9 @@ cdef void queue_upcall(exchange *e) noexcept nogil:
     queue_for_python(e)
 
 
-cdef void upcall_late(exchange *e) noexcept nogil:
+cdef void upcall_late(exchange *e, int reason) noexcept nogil:
     """The handler is out of time: answer the client, and cancel the handler."""
-    exchange_refuse(e, UPSTREAM_TIMEOUT)
+    exchange_refuse(e, reason)
     wake(e, WAKE_LATE)
 
 

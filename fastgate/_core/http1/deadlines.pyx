@@ -12,7 +12,7 @@ from fastgate._core.io.delivery cimport SHOWN_NS
 from fastgate._core.io.tls cimport tls_rested, tls_restless
 from fastgate._core.io.transport cimport conn_blocked, conn_reading
 from fastgate._core.platform.buffer cimport buf_len
-from fastgate._core.route_deadline cimport route_deadline
+from fastgate._core.route_deadline cimport is_overdue, route_deadline
 from fastgate._core.snapshot.snapshot cimport snapshot_header
 from fastgate._core.state cimport (
     DOWN_BUSY, DOWN_HANDSHAKE, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_PROXY, DOWN_TUNNEL, EX_PARKED, EX_RESPONSE_STARTED,
@@ -86,12 +86,6 @@ cdef inline int rest_ends(const downstream *d) noexcept nogil:
     return <uint64_t>core_of(&d.io).ref.snap.idle_ms * 1000000 > <uint64_t>REST_NS
 
 
-cdef inline int has_passed(const downstream *d) noexcept nogil:
-    """Whether its request's route has a deadline, and it has passed."""
-    cdef uint64_t at = route_deadline(d.ex)
-    return at != 0 and d.io.loop.now >= at
-
-
 cdef inline const deadline_row *row_of(const downstream *d) noexcept nogil:
     cdef int situation = (
         (d.requests == 0) * NEW | (d.out.look_ns != 0) * UNREAD | (conn_blocked(&d.io) != 0) * STUCK
@@ -100,7 +94,7 @@ cdef inline const deadline_row *row_of(const downstream *d) noexcept nogil:
         situation |= RESTLESS
     if d.ex is not NULL and d.ex.answer_by and not d.ex.flags & EX_RESPONSE_STARTED:
         situation |= PARKED if d.ex.flags & EX_PARKED else HANDLED
-    if d.state == DOWN_BUSY and d.ex is not NULL and has_passed(d):
+    if d.state == DOWN_BUSY and d.ex is not NULL and is_overdue(d.ex, d.io.loop.now):
         situation |= OVERDUE
     return row_for(&TABLE, d.state, situation)
 
