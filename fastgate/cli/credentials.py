@@ -13,7 +13,7 @@ from fastgate.cli import output
 from fastgate.cli.consumers import path_of
 from fastgate.cli.exit_codes import OK
 from fastgate.cli.keys import moment_of
-from fastgate.cli.options import client_of, control_options
+from fastgate.cli.options import client_of, control_options, overlap_option
 from fastgate.config import references
 
 _who = click.argument("consumer", metavar="CONSUMER")
@@ -234,17 +234,12 @@ def basic(
 @credentials.command(short_help="Replace the secret of a user.")
 @_who
 @_which
-@click.option(
-    "--overlap",
-    metavar="DURATION",
-    default="0s",
-    help="How long the old secret still works. Default: not at all.",
-)
+@overlap_option("secret")
 @control_options
 def rotate(
     consumer: str,
     credential_id: str,
-    overlap: str,
+    overlap: int,
     control: str | None,
     state_dir: str | None,
     as_json: bool,
@@ -257,14 +252,8 @@ def rotate(
     Example:
       fastgate credentials rotate "Acme Web" crd_01h… --overlap 1d
     """
-    from fastgate.model.units import Duration
-
-    try:
-        seconds = -(-Duration.parse(overlap).ns // 10**9)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--overlap") from None
     path = f"{_path(consumer, credential_id)}/rotate"
-    answer = client_of(control, state_dir).call("POST", path, {"overlap": seconds})
+    answer = client_of(control, state_dir).call("POST", path, {"overlap": overlap})
     return _print_added(answer.data, as_json)
 
 

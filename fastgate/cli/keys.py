@@ -12,7 +12,7 @@ import click
 from fastgate.cli import output
 from fastgate.cli.consumers import path_of
 from fastgate.cli.exit_codes import OK
-from fastgate.cli.options import client_of, control_options
+from fastgate.cli.options import client_of, control_options, overlap_option
 from fastgate.config import references
 
 _who = click.argument("consumer", metavar="CONSUMER")
@@ -176,17 +176,12 @@ def _print(found: list[dict[str, Any]]) -> None:
 @keys.command(short_help="Replace a key with a new one.")
 @_who
 @_which
-@click.option(
-    "--overlap",
-    metavar="DURATION",
-    default="0s",
-    help="How long the old key still works. Default: not at all.",
-)
+@overlap_option("key")
 @control_options
 def rotate(
     consumer: str,
     key_id: str,
-    overlap: str,
+    overlap: int,
     control: str | None,
     state_dir: str | None,
     as_json: bool,
@@ -198,14 +193,8 @@ def rotate(
     Example:
       fastgate keys rotate "Acme Web" crd_01h… --overlap 1d
     """
-    from fastgate.model.units import Duration
-
-    try:
-        seconds = -(-Duration.parse(overlap).ns // 10**9)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--overlap") from None
     path = f"{_path(consumer, key_id)}/rotate"
-    answer = client_of(control, state_dir).call("POST", path, {"overlap": seconds})
+    answer = client_of(control, state_dir).call("POST", path, {"overlap": overlap})
     return _print_new(answer.data, as_json)
 
 

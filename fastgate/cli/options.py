@@ -51,6 +51,23 @@ def control_options(command: F) -> F:
     return command
 
 
+def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    from fastgate.model.units import Duration
+
+    try:
+        return -(-Duration.parse(value).ns // 10**9)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--overlap") from None
+
+
+def overlap_option(what: str) -> Callable[[F], F]:
+    """--overlap, in whole seconds: how long what is replaced still works."""
+    return click.option(
+        "--overlap", metavar="DURATION", default="0s", callback=_seconds,
+        help=f"How long the old {what} still works. Default: not at all.",
+    )  # fmt: skip
+
+
 def run_options(command: F) -> F:
     """--workers, --state-dir, --log-format, --log-level: for commands that run a gateway."""
     for option in (
