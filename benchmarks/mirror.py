@@ -9,19 +9,15 @@ turn to another route, so that all see the same machine. The latency is that of 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import re
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 
-from benchmarks.validation import HERE, serve
+from benchmarks.one_worker import one_worker
+from benchmarks.validation import serve
 
 ROUTES = ("alone", "works", "refuses", "hangs")
 
@@ -82,26 +78,11 @@ def main(arguments: list[str]) -> int:
     hanging = socket.create_server(("127.0.0.1", 0), backlog=4096)
     threading.Thread(target=serve, args=(listening,), daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
-        text = json.dumps(document(listening.getsockname()[1], hanging.getsockname()[1]))
-        Path(folder, "fastgate.json").write_text(text)
-        gateway = subprocess.Popen(
-            [sys.executable, "-m", "fastgate", "run", "fastgate.json", "--workers", "1"],
-            cwd=folder, env={**os.environ, "PYTHONPATH": str(HERE)},
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            assert gateway.stderr is not None
-            for line in gateway.stderr:
-                if found := re.search(r"serving generation 1 on ([\d.]+):(\d+)", line):
-                    break
-            else:
-                raise OSError("the gateway does not start")
-            threading.Thread(target=gateway.stderr.read, daemon=True).start()
-            address = found[1], int(found[2])
-            rounds = [measure(address, given.rate, given.seconds) for _ in range(given.rounds)]
-        finally:
-            gateway.terminate()
-            gateway.wait()
+        ports = (listening.getsockname()[1], hanging.getsockname()[1])
+        with one_worker(folder, document(*ports)) as gateway:
+            rounds = [
+                measure(gateway.address, given.rate, given.seconds) for _ in range(given.rounds)
+            ]
     print(f"{given.rate} requests/s to each route, medians of {given.rounds} rounds, µs")
     print(f"{'copies to a service that':<26}{'p50':>8}{'p99':>8}")
     for name in ROUTES:

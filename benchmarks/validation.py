@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import re
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,7 +22,8 @@ from pathlib import Path
 
 import uvloop
 
-HERE = Path(__file__).resolve().parents[1]
+from benchmarks.one_worker import one_worker
+
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 ITEM = {
     "type": "object",
@@ -140,31 +139,11 @@ def main(arguments: list[str]) -> int:
             ],
             "observability": {"access_log": {"to": "none"}},
         }
-        Path(folder, "fastgate.json").write_text(json.dumps(document))
-        gateway = subprocess.Popen(
-            [sys.executable, "-m", "fastgate", "run", "fastgate.json", "--workers", "1"],
-            cwd=folder, env={**os.environ, "PYTHONPATH": str(HERE)},
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            assert gateway.stderr is not None
-            for line in gateway.stderr:
-                if found := re.search(r"serving generation 1 on ([\d.]+):(\d+)", line):
-                    break
-            else:
-                raise OSError("the gateway does not start")
-            threading.Thread(target=gateway.stderr.read, daemon=True).start()
-            address = found[1], int(found[2])
-            children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()
-            names = {Path(f"/proc/{pid}/comm").read_text().strip(): int(pid) for pid in children}
-            worker = names["fg-worker-0"]
-            found_us: dict[str, list[float]] = {"/plain": [], "/checked": []}
+        found_us: dict[str, list[float]] = {"/plain": [], "/checked": []}
+        with one_worker(folder, document) as gateway:
             for _ in range(given.rounds):
                 for path, values in found_us.items():
-                    values.append(window(address, path, given.requests, worker))
-        finally:
-            gateway.terminate()
-            gateway.wait()
+                    values.append(window(gateway.address, path, given.requests, gateway.worker))
     plain, checked = (statistics.median(found_us[path]) for path in ("/plain", "/checked"))
     print(f"{len(BODY)} bytes: {plain:.1f} µs without validation, {checked:.1f} µs with it")
     print(f"validation costs {checked - plain:.1f} µs a request")
