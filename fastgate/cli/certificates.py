@@ -354,7 +354,7 @@ def self_signed(hosts: tuple[str, ...], out: str, days: int, force: bool, as_jso
 
     HOST is a name, `*.` and a name, or an IP address; `localhost` includes 127.0.0.1 and ::1. The
     files are named after the first one. Browsers and other clients refuse such a certificate unless
-    they are told to trust it.
+    you make them trust it.
 
     \b
     Examples:

@@ -217,7 +217,7 @@ def _secret(issuer: Issuer, content: Content) -> bytes:
         raise PemError(
             f"{content.where} has {len(secret)} bytes; {', '.join(issuer.accepted)} needs at least "
             f"{least}",
-            "Whoever guesses it can issue tokens. Make a random one: `openssl rand -base64 64`.",
+            "Anyone who guesses it can issue tokens. Make a random one: `openssl rand -base64 64`.",
             "secret",
         )
     return secret

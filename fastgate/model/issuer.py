@@ -180,7 +180,7 @@ class Issuer(Model, frozen=True, kw_only=True):
         Secret | None,
         Meta(
             description="A secret that it shares with the gateway instead, for HS256, HS384 and "
-            "HS512: at least 32, 48 and 64 bytes. Whoever knows it can issue tokens."
+            "HS512: at least 32, 48 and 64 bytes. Anyone who knows it can issue tokens."
         ),
     ] = None
     authority: Annotated[
@@ -193,7 +193,7 @@ class Issuer(Model, frozen=True, kw_only=True):
     insecure: Annotated[
         bool,
         Meta(
-            description="Allow `http://` to other machines. Whoever is between can then replace "
+            description="Allow `http://` to other machines. Anyone in between can then replace "
             "the keys and issue tokens. Loopback addresses need no permission."
         ),
     ] = False
